@@ -1,0 +1,37 @@
+# Everything runs in a private virtual environment; only Python >= 3.10, make and the package index are assumed.
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check docs bench zoo papers clean
+
+help:            ## Show this list
+	@grep -E '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP)  ## Create the virtual environment and install isometry in it
+
+$(STAMP)-core: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "isometry needs Python >= 3.10; set PYTHON=/path/to/python3"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(STAMP): $(STAMP)-core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,check,docs]'
+	@touch $@
+
+demo: $(STAMP)-core  ## Diagnose, prescribe and prove on a 100-layer tanh perceptron that does not train
+	$(BIN)/isometry diagnose mlp:depth=100,width=100,activation=tanh --data digits --out report --prove 300 || test $$? -eq 1
+
+test: $(STAMP)   ## Run all tests
+	$(BIN)/python -m pytest
+
+check: $(STAMP)  ## Run ruff, the type checker and the import-floor check
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:           ## Remove the virtual environment and everything that was made
+	rm -rf $(VENV) report site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

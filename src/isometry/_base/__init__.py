@@ -1,0 +1,39 @@
+"""The ground that every room stands on: results, errors, budgets, random streams, references, progress.
+
+Nothing here knows about neural networks; every other room may import from it, and it imports from none.
+"""
+
+from isometry._base._budget import DEFAULT_BUDGET, MemoryBudgetError, check_budget, format_bytes
+from isometry._base._checks import check_finite, check_positive, check_tensor, unknown_name
+from isometry._base._progress import Reporter, progress, reporting
+from isometry._base._references import BadReferenceError, load_callable
+from isometry._base._result import Cost, Result, stopwatch
+from isometry._base._streams import base_seed, generator_for, preserved_rng, stream
+
+__all__ = [
+    # results
+    "Cost",
+    "Result",
+    "stopwatch",
+    # errors and guards
+    "DEFAULT_BUDGET",
+    "MemoryBudgetError",
+    "check_budget",
+    "check_finite",
+    "check_positive",
+    "check_tensor",
+    "format_bytes",
+    "unknown_name",
+    # randomness
+    "base_seed",
+    "generator_for",
+    "preserved_rng",
+    "stream",
+    # references to users' code
+    "BadReferenceError",
+    "load_callable",
+    # progress
+    "Reporter",
+    "progress",
+    "reporting",
+]

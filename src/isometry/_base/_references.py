@@ -1,0 +1,104 @@
+"""References to users' Python objects: ``path/to/file.py:name`` and ``package.module:name``.
+
+This is the only place where a path that a user gives is executed, and only for these two forms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from isometry._base._checks import unknown_name
+
+__all__ = ["BadReferenceError", "load_callable"]
+
+
+class BadReferenceError(ValueError):
+    """A reference to a Python object that could not be resolved; the message says why and what to do."""
+
+
+def load_callable(reference: str, *, argument: str = "reference") -> Any:
+    """Import the object that a reference names.
+
+    Args:
+        reference: ``path/to/file.py:name`` or ``package.module:name``; ``name`` may have dots.
+        argument: What the reference stands for, for the error messages ("MODEL", "DATA").
+
+    Returns:
+        The object itself; it is not called.
+
+    Raises:
+        BadReferenceError: If the file, module or name is missing, or the user's code raises while it is imported.
+    """
+    source, separator, name = reference.rpartition(":")
+    if not separator or not source or not name:
+        raise BadReferenceError(
+            f"{argument} {reference!r} is not a reference; write path/to/file.py:name or package.module:name."
+        )
+    module = _load_file(source, argument) if source.endswith(".py") else _load_module(source, argument)
+    target: Any = module
+    for part in name.split("."):
+        if not hasattr(target, part):
+            public = [n for n in dir(target) if not n.startswith("_")]
+            raise BadReferenceError(f"{argument}: {source} has no {part!r}: {unknown_name('name', part, public)}")
+        target = getattr(target, part)
+    return target
+
+
+def _load_file(source: str, argument: str) -> Any:
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise BadReferenceError(f"{argument}: there is no file {source!r}; check the path (now in {Path.cwd()}).")
+    path = path.resolve()
+    name = f"_isometry_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise BadReferenceError(f"{argument}: {source!r} cannot be read as a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that the user's dataclasses and pickles find their module
+    sys.path.insert(0, str(path.parent))  # the user's file may import its neighbours, as `python file.py` would
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise BadReferenceError(f"{argument}: {source} raised while it was imported:\n{_short(error)}") from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _load_module(source: str, argument: str) -> Any:
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        return importlib.import_module(source)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (source == error.name or source.startswith(error.name + ".")):
+            raise BadReferenceError(
+                f"{argument}: there is no module {source!r}; install it, or give a file as path/to/file.py:name."
+            ) from error
+        raise BadReferenceError(f"{argument}: {source} raised while it was imported:\n{_short(error)}") from error
+    except Exception as error:
+        raise BadReferenceError(f"{argument}: {source} raised while it was imported:\n{_short(error)}") from error
+    finally:
+        sys.path.remove(here)
+
+
+def _short(error: BaseException, frames: int = 3) -> str:
+    """Give the last frames of a traceback that lie in the user's code.
+
+    Returns:
+        The frames and the error, indented, without the import machinery and this file.
+    """
+    stack = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and "importlib" not in frame.filename
+    ]
+    lines = traceback.format_list(stack[-frames:]) + traceback.format_exception_only(type(error), error)
+    return "".join("    " + line for part in lines for line in part.splitlines(keepends=True)).rstrip()

@@ -1,0 +1,1 @@
+"""Orthogonalizers, Haar sampling, Lanczos, guarded decompositions: pure functions of tensors."""
