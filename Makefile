@@ -33,5 +33,14 @@ check: $(STAMP)  ## Run ruff, the type checker and the import-floor check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(STAMP)   ## Build the documentation into site/, links checked
+	$(BIN)/mkdocs build --strict --quiet
+
+papers: $(STAMP) ## Re-run every paper's claims at smoke scale
+	$(BIN)/isometry papers verify
+
+zoo: $(STAMP)    ## Diagnose, cure and train the zoo; writes zoo/results.json and docs/zoo.md
+	$(BIN)/python -m zoo.run
+
 clean:           ## Remove the virtual environment and everything that was made
 	rm -rf $(VENV) report site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
