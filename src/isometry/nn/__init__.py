@@ -1,1 +1,35 @@
-"""Room under construction."""
+"""Reference models that papers, tests and the command line share, and the resolution of MODEL references.
+
+Reference models start with PyTorch's own default initialization: that is the case that users have.
+"""
+
+from isometry.nn._activations import Elementwise, activation_module, activation_names
+from isometry.nn._convolutional import convolutional
+from isometry.nn._perceptron import perceptron
+from isometry.nn._recurrent import LastStep
+from isometry.nn._reference import REFERENCE_MODELS, reference_model
+from isometry.nn._residual import Residual, residual_network
+from isometry.nn._resolve import resolve_model
+from isometry.nn._spec import ModelKind, Option
+from isometry.nn._transformer import Attention, Transformer
+
+__all__ = [
+    # from a reference to a model
+    "reference_model",
+    "resolve_model",
+    "REFERENCE_MODELS",
+    "ModelKind",
+    "Option",
+    # the reference models' parts
+    "perceptron",
+    "convolutional",
+    "residual_network",
+    "Residual",
+    "LastStep",
+    "Attention",
+    "Transformer",
+    # activations by name
+    "activation_module",
+    "activation_names",
+    "Elementwise",
+]
