@@ -1,1 +1,22 @@
-"""Room under construction."""
+"""The parameter table of a model: one description of its parameters for initializers, measurements and optimizers.
+
+``print(table(model))`` shows it. A row knows the parameter's name, shape, axes (which dimensions are outputs, inputs,
+kernel, batch; which blocks and groups are stacked), role, fans, ties and whether it is parametrized.
+"""
+
+from isometry.roles._axes import Axes
+from isometry.roles._rows import MATRIX_ROLES, ROLES, ParameterRow, ParameterTable, Role
+from isometry.roles._table import Override, table
+
+__all__ = [
+    # the table
+    "table",
+    "ParameterTable",
+    "ParameterRow",
+    # its vocabulary
+    "Axes",
+    "Role",
+    "ROLES",
+    "MATRIX_ROLES",
+    "Override",
+]
