@@ -1,0 +1,270 @@
+"""A short training run whose curve says whether a network learns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from isometry._base import (
+    Cost,
+    Result,
+    base_seed,
+    check_positive,
+    preserved_rng,
+    progress,
+    stopwatch,
+    stream,
+    unknown_name,
+)
+from isometry.training._objective import Likelihood, chance_loss, infer_likelihood, objective
+
+__all__ = ["Curve", "fit"]
+
+Optimizer = Literal["sgd", "adam"]
+MOMENTUM = 0.9  # of "sgd": the setting that people reach for first
+WINDOW = 10  # steps over which a minibatch loss is averaged before it is believed
+EVALUATED = 2048  # training samples, at most, for the final loss and accuracy
+
+
+@dataclass(frozen=True)
+class Curve(Result):
+    """What a short training run did.
+
+    Attributes:
+        loss: Minibatch loss before each step, in nats.
+        final_loss: Loss over the training set after the last step, in evaluation mode; NaN if diverged.
+        accuracy: Share of the training set classified rightly after the last step; NaN for real-valued targets.
+        test_accuracy: The same on the test set; NaN without one.
+        chance: Loss of a network that knows nothing of its inputs.
+        diverged: A loss was not finite; the run ended there.
+        stopped: ``stop_when`` ended the run before its last step.
+        optimizer: ``"sgd"`` (momentum 0.9) or ``"adam"``.
+        lr: Step size.
+        batch_size: Samples per step.
+        steps: Steps that were asked for; ``len(loss)`` were done.
+        cost: Passes and seconds.
+    """
+
+    loss: tuple[float, ...]
+    final_loss: float
+    accuracy: float
+    test_accuracy: float
+    chance: float
+    diverged: bool
+    stopped: bool
+    optimizer: str
+    lr: float
+    batch_size: int
+    steps: int
+    cost: Cost = field(default_factory=Cost)
+
+    @property
+    def smoothed(self) -> tuple[float, ...]:
+        """Running mean of the loss over the last ten steps (fewer at the start)."""
+        out, total = [], 0.0
+        for i, value in enumerate(self.loss):
+            total += value - (self.loss[i - WINDOW] if i >= WINDOW else 0.0)
+            out.append(total / min(i + 1, WINDOW))
+        return tuple(out)
+
+    @property
+    def best(self) -> float:
+        """The lowest mean loss over ten consecutive steps; infinite if there were not ten finite ones."""
+        full = [v for v in self.smoothed[WINDOW - 1 :] if math.isfinite(v)]
+        return min(full, default=math.inf)
+
+    @property
+    def learned(self) -> bool:
+        """Whether the training loss came below half of chance."""
+        return self.best < 0.5 * self.chance
+
+    def __str__(self) -> str:
+        end = "diverged" if self.diverged else f"loss {self.final_loss:.3g}"
+        accuracy = "" if math.isnan(self.accuracy) else f", accuracy {self.accuracy:.1%}"
+        return (
+            f"{self.optimizer} at {self.lr:g}: {end}{accuracy} after {len(self.loss)} steps (chance {self.chance:.3g})"
+        )
+
+
+def fit(
+    model: nn.Module,
+    dataset: Any,
+    *,
+    steps: int,
+    optimizer: Optimizer = "adam",
+    lr: float = 1e-3,
+    batch_size: int = 100,
+    stop_when: Callable[[Sequence[float]], bool] | None = None,
+    likelihood: Likelihood | None = None,
+    generator: torch.Generator | None = None,
+) -> Curve:
+    """Train a model in place for some steps.
+
+    Minibatches are drawn without replacement, epoch after epoch. Dropout draws from the generator, too: the global
+    random state stays as it was. The model's modes are put back at the end; a loss that is not finite ends the run.
+
+    Args:
+        model: Trained in place; its parameters that require a gradient move.
+        dataset: Anything with ``inputs`` (N, ...), ``targets`` and perhaps ``classes``, ``test_inputs``,
+            ``test_targets``; or a pair (inputs, targets).
+        steps: How many optimizer steps.
+        optimizer: ``"sgd"`` with momentum 0.9, or ``"adam"`` with PyTorch's defaults.
+        lr: Step size.
+        batch_size: Samples per step; at most N are used.
+        stop_when: Called with the losses so far after every step; True ends the run.
+        likelihood: ``"categorical"`` or ``"gaussian"``; default: from the targets' dtype.
+        generator: Draws the minibatches and the dropout masks; default: torch's global one.
+
+    Returns:
+        The curve.
+
+    Example:
+        >>> import torch
+        >>> x = torch.linspace(-1, 1, 64).reshape(-1, 1)
+        >>> net = torch.nn.Linear(1, 1)
+        >>> curve = fit(net, (x, 3 * x), steps=200, lr=0.1, generator=torch.Generator().manual_seed(0))
+        >>> curve.learned
+        True
+    """
+    inputs, targets, classes, test = _tensors(dataset)
+    trained = _checked(model, optimizer, lr, steps, batch_size)
+    kind = likelihood if likelihood is not None else infer_likelihood(targets)
+    seed = base_seed(generator)
+    modes = [(module, module.training) for module in model.modules()]
+    losses: list[float] = []
+    stopped = False
+    try:
+        with stopwatch() as watch, preserved_rng(), torch.enable_grad():
+            torch.manual_seed(seed)  # dropout has no generator of its own
+            model.train()
+            stepper = _stepper(trained, optimizer, lr)
+            for index in _batches(inputs.shape[0], batch_size, steps, seed):
+                value = _step(model, stepper, inputs[index], targets[index], kind)
+                losses.append(value)
+                progress("Training", len(losses), steps)
+                if not math.isfinite(value):
+                    break
+                if stop_when is not None and stop_when(losses):
+                    stopped = len(losses) < steps
+                    break
+            model.eval()
+            final, accuracy = _evaluate(model, inputs[:EVALUATED], targets[:EVALUATED], kind)
+            tested = math.nan if test is None else _evaluate(model, *test, kind)[1]
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter in trained:
+            parameter.grad = None
+    return Curve(
+        loss=tuple(losses),
+        final_loss=final,
+        accuracy=accuracy,
+        test_accuracy=tested,
+        chance=chance_loss(targets, kind, classes),
+        diverged=not (math.isfinite(losses[-1]) and math.isfinite(final)),
+        stopped=stopped,
+        optimizer=optimizer,
+        lr=float(lr),
+        batch_size=min(batch_size, inputs.shape[0]),
+        steps=steps,
+        cost=Cost(forward_passes=len(losses) + 1, backward_passes=len(losses), seconds=watch.seconds),
+    )
+
+
+def _checked(model: nn.Module, optimizer: str, lr: float, steps: int, batch_size: int) -> list[nn.Parameter]:
+    """Check the options of a run.
+
+    Returns:
+        The parameters that will be trained.
+
+    Raises:
+        ValueError: If an option is out of range, or the model has nothing to train.
+    """
+    if optimizer not in get_args(Optimizer):
+        raise ValueError(str(unknown_name("optimizer", optimizer, get_args(Optimizer))))
+    check_positive("lr", lr)
+    if steps < 1 or batch_size < 1:
+        raise ValueError(f"steps and batch_size must be at least 1, got {steps} and {batch_size}; pass larger ones.")
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("model has no parameter that requires a gradient; unfreeze some, there is nothing to train.")
+    return trained
+
+
+def _stepper(trained: list[nn.Parameter], optimizer: str, lr: float) -> torch.optim.Optimizer:
+    if optimizer == "sgd":
+        return torch.optim.SGD(trained, lr=lr, momentum=MOMENTUM, foreach=True)
+    return torch.optim.Adam(trained, lr=lr, foreach=True)
+
+
+def _step(model: nn.Module, stepper: torch.optim.Optimizer, x: Tensor, y: Tensor, kind: Likelihood) -> float:
+    loss = objective(model(x), y, kind)
+    value = float(loss.detach())
+    if math.isfinite(value) and loss.requires_grad:
+        stepper.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        stepper.step()
+    return value
+
+
+def _batches(count: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
+    """Draw minibatches without replacement, epoch after epoch; a last incomplete one is left out.
+
+    Yields:
+        Indices of one minibatch.
+    """
+    draw = stream(seed, "minibatches")
+    size = min(batch_size, count)
+    done = 0
+    while done < steps:
+        order = torch.randperm(count, generator=draw)
+        for start in range(0, count - size + 1, size):
+            if done == steps:
+                return
+            done += 1
+            yield order[start : start + size]
+
+
+@torch.no_grad()
+def _evaluate(model: nn.Module, x: Tensor, y: Tensor, kind: Likelihood) -> tuple[float, float]:
+    outputs = torch.cat([model(part) for part in torch.split(x, 512)])
+    loss = float(objective(outputs, y, kind))
+    accuracy = float((outputs.argmax(1) == y).double().mean()) if kind == "categorical" else math.nan
+    return (loss if math.isfinite(loss) else math.nan), accuracy
+
+
+def _tensors(dataset: Any) -> tuple[Tensor, Tensor, int | None, tuple[Tensor, Tensor] | None]:
+    """Take the tensors out of a data set or a pair.
+
+    Returns:
+        Inputs, targets, number of classes if known, and the test pair if there is one.
+
+    Raises:
+        TypeError: If the data set has no tensors of inputs and targets.
+        ValueError: If their lengths differ or are zero.
+    """
+    classes: int | None = None
+    test: tuple[Tensor, Tensor] | None = None
+    if isinstance(dataset, tuple | list) and len(dataset) == 2:
+        inputs, targets = dataset
+    else:
+        inputs, targets = getattr(dataset, "inputs", None), getattr(dataset, "targets", None)
+        classes = getattr(dataset, "classes", None)
+        held = (getattr(dataset, "test_inputs", None), getattr(dataset, "test_targets", None))
+        if isinstance(held[0], Tensor) and isinstance(held[1], Tensor) and len(held[0]):
+            test = (held[0], held[1])
+    if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
+        raise TypeError(
+            f"dataset must hold tensors of inputs and targets, got {type(dataset).__name__}; pass a pair "
+            "(inputs, targets) or isometry.data.as_dataset(...)."
+        )
+    if inputs.shape[0] == 0 or inputs.shape[0] != targets.shape[0]:
+        raise ValueError(
+            f"dataset has {inputs.shape[0]} inputs and {targets.shape[0]} targets; give one target for each input."
+        )
+    return inputs, targets, classes, test
