@@ -15,7 +15,7 @@ from typing import Any
 
 from isometry._base._checks import unknown_name
 
-__all__ = ["BadReferenceError", "load_callable"]
+__all__ = ["BadReferenceError", "load_callable", "short_traceback"]
 
 
 class BadReferenceError(ValueError):
@@ -64,11 +64,13 @@ def _load_file(source: str, argument: str) -> Any:
     sys.path.insert(0, str(path.parent))  # the user's file may import its neighbours, as `python file.py` would
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
-        del sys.modules[name]
-        raise BadReferenceError(f"{argument}: {source} raised while it was imported:\n{_short(error)}") from error
+    except (Exception, SystemExit) as error:  # a script may call sys.exit() at its end
+        sys.modules.pop(name, None)
+        raise BadReferenceError(
+            f"{argument}: {source} raised while it was imported:\n{short_traceback(error)}"
+        ) from error
     finally:
-        sys.path.remove(str(path.parent))
+        _forget(str(path.parent))
     return module
 
 
@@ -82,23 +84,38 @@ def _load_module(source: str, argument: str) -> Any:
             raise BadReferenceError(
                 f"{argument}: there is no module {source!r}; install it, or give a file as path/to/file.py:name."
             ) from error
-        raise BadReferenceError(f"{argument}: {source} raised while it was imported:\n{_short(error)}") from error
-    except Exception as error:
-        raise BadReferenceError(f"{argument}: {source} raised while it was imported:\n{_short(error)}") from error
+        raise BadReferenceError(
+            f"{argument}: {source} raised while it was imported:\n{short_traceback(error)}"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise BadReferenceError(
+            f"{argument}: {source} raised while it was imported:\n{short_traceback(error)}"
+        ) from error
     finally:
-        sys.path.remove(here)
+        _forget(here)
 
 
-def _short(error: BaseException, frames: int = 3) -> str:
+def _forget(folder: str) -> None:
+    """Take a folder off the import path again; the user's code may have changed the path itself."""
+    if folder in sys.path:
+        sys.path.remove(folder)
+
+
+def short_traceback(error: BaseException, frames: int = 3) -> str:
     """Give the last frames of a traceback that lie in the user's code.
 
+    Args:
+        error: The exception, with its traceback.
+        frames: How many frames to show at most.
+
     Returns:
-        The frames and the error, indented, without the import machinery and this file.
+        The frames and the error, indented, without the import machinery, this package and torch's own layers.
     """
-    stack = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename != __file__ and "importlib" not in frame.filename
-    ]
+    stack = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
     lines = traceback.format_list(stack[-frames:]) + traceback.format_exception_only(type(error), error)
     return "".join("    " + line for part in lines for line in part.splitlines(keepends=True)).rstrip()
+
+
+def _is_machinery(filename: str) -> bool:
+    package = str(Path(__file__).resolve().parent.parent)
+    return filename.startswith((package, "<frozen")) or "importlib" in filename or "/torch/" in filename

@@ -1,1 +1,20 @@
-"""Room under construction."""
+"""Named data sets and readers of users' files, all as one checked ``Dataset``."""
+
+from isometry.data._batch import batch
+from isometry.data._convert import as_dataset
+from isometry.data._dataset import Dataset
+from isometry.data._gather import MAX_SAMPLES
+from isometry.data._load import NAMES, load
+
+__all__ = [
+    # the description
+    "Dataset",
+    # from a reference: a name, a file, a folder, a user's function
+    "load",
+    "NAMES",
+    # from things in memory
+    "as_dataset",
+    "MAX_SAMPLES",
+    # what a measurement looks at
+    "batch",
+]

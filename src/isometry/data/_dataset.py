@@ -1,0 +1,149 @@
+"""One description of a data set, checked when it is built."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from isometry._base import check_finite, check_tensor
+
+__all__ = ["Dataset"]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Dataset:
+    r"""Samples with their targets, and a word on where they come from.
+
+    Building one checks it: lengths agree, nothing is NaN, labels lie in ``[0, classes)`` and are not all equal.
+
+    Attributes:
+        name: A short name, for reports.
+        inputs: (N, \*shape); floating point, or int64 for token ids.
+        targets: int64 (N,) for classes, floating point (N, K) for regression.
+        classes: Number of classes; None for regression.
+        test_inputs: (M, \*shape), or None where there is no test set.
+        test_targets: As ``targets``, for the test set; None where there is none.
+        notes: What was done to the data on the way, one sentence each.
+        source: Where the data come from.
+        licence: Their licence, where known.
+
+    Example:
+        >>> import torch
+        >>> data = Dataset("toy", torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1]), classes=2)
+        >>> data.shape, len(data)
+        ((3,), 6)
+    """
+
+    name: str
+    inputs: Tensor
+    targets: Tensor
+    classes: int | None = None
+    test_inputs: Tensor | None = None
+    test_targets: Tensor | None = None
+    notes: tuple[str, ...] = ()
+    source: str = ""
+    licence: str = ""
+
+    def __post_init__(self) -> None:
+        check_inputs("inputs", self.inputs)
+        check_targets("targets", self.targets, len(self.inputs), self.classes)
+        if self.classes is not None and int(self.targets.min()) == int(self.targets.max()):
+            raise ValueError(
+                f"targets hold a single class: all {len(self.targets)} samples have label {int(self.targets[0])}; "
+                "pass samples of at least two classes."
+            )
+        if (self.test_inputs is None) != (self.test_targets is None):
+            missing = "test_inputs" if self.test_inputs is None else "test_targets"
+            raise ValueError(f"{missing} is None while its partner is given; pass both or neither.")
+        if self.test_inputs is not None and self.test_targets is not None:
+            check_inputs("test_inputs", self.test_inputs)
+            if self.test_inputs.shape[1:] != self.inputs.shape[1:]:
+                raise ValueError(
+                    f"test_inputs have samples of shape {tuple(self.test_inputs.shape[1:])}, inputs of shape "
+                    f"{self.shape}; make them equal."
+                )
+            check_targets("test_targets", self.test_targets, len(self.test_inputs), self.classes)
+            if self.test_targets.shape[1:] != self.targets.shape[1:]:
+                raise ValueError(
+                    f"test_targets have shape {tuple(self.test_targets.shape)} but targets "
+                    f"{tuple(self.targets.shape)}; give them the same number of columns."
+                )
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.inputs.shape[1:])
+
+    @property
+    def outputs(self) -> int:
+        """How many outputs a model for these data has: the classes, or the columns of the targets."""
+        return self.classes if self.classes is not None else int(self.targets.shape[1])
+
+    def with_notes(self, *notes: str) -> Dataset:
+        """Add notes.
+
+        Returns:
+            A copy that shares its tensors with this one.
+        """
+        return dataclasses.replace(self, notes=(*self.notes, *notes))
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __str__(self) -> str:
+        kind = f"{self.classes} classes" if self.classes is not None else f"{self.outputs} real targets"
+        test = "" if self.test_inputs is None else f" (+ {len(self.test_inputs)} for test)"
+        head = f"{self.name}: {len(self)} samples{test} of shape {self.shape}, {kind}"
+        return "\n  ".join([head, *self.notes])
+
+    __repr__ = __str__
+
+
+def check_inputs(argument: str, value: Tensor) -> None:
+    """Insist on samples that a model can take: (N, ...), floating point or int64, finite.
+
+    Raises:
+        TypeError: If the dtype is neither floating point nor int64.
+    """
+    check_tensor(argument, value, min_ndim=2)
+    if not value.is_floating_point() and value.dtype != torch.int64:
+        raise TypeError(
+            f"{argument} must be floating point (or int64 for token ids), got {value.dtype}; convert with .float()."
+        )
+    check_finite(argument, value)
+
+
+def check_targets(argument: str, value: Tensor, count: int, classes: int | None) -> None:
+    """Insist on one finite target a sample, and on labels in range.
+
+    Raises:
+        TypeError: If the dtype does not fit the kind of task, or ``classes`` is no integer.
+        ValueError: If the shape or length is wrong, or labels lie out of range.
+    """
+    check_tensor(argument, value, min_ndim=1)
+    if len(value) != count:
+        raise ValueError(f"{argument} have length {len(value)} but there are {count} inputs; pass one target a sample.")
+    if classes is None:
+        if not value.is_floating_point():
+            raise TypeError(f"{argument} are {value.dtype} without a number of classes; pass classes=, or floats.")
+        if value.ndim != 2:
+            raise ValueError(f"{argument} for regression must be (N, K), got shape {tuple(value.shape)}.")
+        check_finite(argument, value)
+        return
+    if type(classes) is not int:
+        raise TypeError(f"classes must be an integer, got {type(classes).__name__}; pass an int or None.")
+    if classes < 2:
+        raise ValueError(f"classes must be at least 2, got {classes}; a single class cannot be learned.")
+    if value.dtype != torch.int64:
+        raise TypeError(f"{argument} must be int64 class labels, got {value.dtype}; convert with .long().")
+    if value.ndim != 1:
+        raise ValueError(f"{argument} must be (N,) class labels, got shape {tuple(value.shape)}; one label a sample.")
+    low, high = int(value.min()), int(value.max())
+    if low < 0 or high >= classes:
+        raise ValueError(
+            f"{argument} hold labels out of range: from {low} to {high}, with {classes} classes they must lie in "
+            f"0..{classes - 1}."
+        )

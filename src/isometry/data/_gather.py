@@ -1,0 +1,148 @@
+"""Samples gathered from loaders and torch data sets, up to a stated count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils.data
+from torch import Tensor
+
+from isometry._base import preserved_rng
+
+__all__ = ["MAX_SAMPLES", "gather", "gather_loader", "to_tensor"]
+
+MAX_SAMPLES = 10_000  # samples gathered at most from a DataLoader or a torch Dataset
+
+
+def to_tensor(argument: str, value: object) -> Tensor:
+    """Turn a tensor, an array or a list of numbers into a tensor, refusing objects and strings.
+
+    Args:
+        argument: What it stands for, for the error messages.
+        value: What was given; arrays are copied.
+
+    Returns:
+        The tensor, of the same kind of numbers.
+
+    Raises:
+        TypeError: If it holds no numbers.
+    """
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, list | tuple) or np.isscalar(value):
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"{argument} must be a tensor or a NumPy array, got {type(value).__name__}; convert it first.")
+    if value.dtype == object:
+        raise TypeError(
+            f"{argument} is an array of Python objects (ragged lists, perhaps); make all samples the same shape and "
+            "the dtype numeric."
+        )
+    if value.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{argument} has dtype {value.dtype}; pass numbers (encode strings as integer labels from 0 on)."
+        )
+    if value.dtype.kind == "u" and value.dtype.itemsize > 1:
+        value = value.astype(np.int64)
+    return torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=True)))
+
+
+def _pair(item: object, where: str) -> tuple[Any, Any]:
+    if isinstance(item, list | tuple) and len(item) == 2:
+        return item[0], item[1]
+    what = f"{type(item).__name__} of {len(item)}" if isinstance(item, list | tuple | dict) else type(item).__name__
+    raise TypeError(f"{where} must be a pair (inputs, targets), got {what}; wrap the data so that it yields pairs.")
+
+
+def gather_loader(loader: torch.utils.data.DataLoader[Any], max_samples: int) -> tuple[Tensor, Tensor, str]:
+    """Collect the batches of a loader.
+
+    Args:
+        loader: A loader of pairs (inputs, targets).
+        max_samples: How many samples to take at most.
+
+    Returns:
+        Inputs, targets and a note on what was gathered.
+
+    Raises:
+        ValueError: If the loader is empty or its batches do not fit together.
+    """
+    _check_count(max_samples)
+    xs: list[Tensor] = []
+    ys: list[Tensor] = []
+    count = 0
+    with preserved_rng():  # a shuffling loader draws from the global generator
+        for item in loader:
+            x, y = _pair(item, "a batch of the DataLoader")
+            xs.append(to_tensor("inputs", x))
+            ys.append(to_tensor("targets", y))
+            if xs[-1].ndim == 0 or ys[-1].ndim == 0:
+                raise ValueError("a batch of the DataLoader has no batch axis; pass batch_size= to the loader.")
+            count += len(xs[-1])
+            if count >= max_samples:
+                break
+    if not xs:
+        raise ValueError("the DataLoader is empty; pass one that yields at least one batch.")
+    x, y = _cat("inputs", xs)[:max_samples], _cat("targets", ys)[:max_samples]
+    note = f"gathered {len(x)} samples from {len(xs)} batches of a DataLoader (at most {max_samples})"
+    return x, y, note
+
+
+def _cat(argument: str, parts: list[Tensor]) -> Tensor:
+    shapes = {tuple(p.shape[1:]) for p in parts}
+    if len(shapes) > 1:
+        shown = ", ".join(map(str, sorted(shapes)[:3]))
+        raise ValueError(f"{argument} differ in shape from batch to batch ({shown}); make all samples the same shape.")
+    return torch.cat(parts)
+
+
+def gather(dataset: torch.utils.data.Dataset[Any], max_samples: int) -> tuple[Tensor, Tensor, str]:
+    """Collect the items of a torch data set, evenly spaced if there are more than wanted.
+
+    Args:
+        dataset: A map-style or iterable data set of pairs (input, target).
+        max_samples: How many samples to take at most.
+
+    Returns:
+        Inputs, targets and a note on what was gathered.
+
+    Raises:
+        TypeError: If the data set has no length.
+        ValueError: If it is empty or its samples do not fit together.
+    """
+    _check_count(max_samples)
+    with preserved_rng():  # augmentations draw from the global generator
+        if isinstance(dataset, torch.utils.data.IterableDataset):
+            pairs, note = _first(dataset, max_samples)
+        elif hasattr(dataset, "__len__"):
+            total = len(dataset)
+            # Evenly spaced, since sets that are sorted by class are common.
+            indices = [i * total // max_samples for i in range(max_samples)] if total > max_samples else range(total)
+            pairs = [_pair(dataset[i], "an item of the torch Dataset") for i in indices]
+            note = f"gathered {len(pairs)} of {total} samples of a torch Dataset" + (
+                ", evenly spaced" if total > max_samples else ""
+            )
+        else:
+            raise TypeError("data: the torch Dataset has no length; pass a DataLoader over it.")
+    if not pairs:
+        raise ValueError("data: the torch Dataset is empty; pass one with at least two samples.")
+    x = _cat("inputs", [to_tensor("inputs", p[0])[None] for p in pairs])
+    y = _cat("targets", [torch.as_tensor(p[1])[None] for p in pairs])
+    return x, y, note
+
+
+def _first(items: Iterable[Any], count: int) -> tuple[list[tuple[Any, Any]], str]:
+    pairs: list[tuple[Any, Any]] = []
+    for item in items:
+        pairs.append(_pair(item, "an item of the torch Dataset"))
+        if len(pairs) >= count:
+            break
+    return pairs, f"gathered the first {len(pairs)} samples of an iterable torch Dataset (at most {count})"
+
+
+def _check_count(max_samples: object) -> None:
+    if isinstance(max_samples, bool) or not isinstance(max_samples, int) or max_samples < 1:
+        raise ValueError(f"max_samples must be a positive integer, got {max_samples!r}.")

@@ -1,0 +1,47 @@
+"""``.npz`` files: named NumPy arrays, read without executing anything."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from isometry.data._convert import from_mapping
+from isometry.data._dataset import Dataset
+
+__all__ = ["load_npz"]
+
+
+def load_npz(path: Path, *, classes: int | None = None) -> Dataset:
+    """Load a data set from an ``.npz`` file.
+
+    Args:
+        path: The file; its arrays are named x and y, inputs and targets, or x_train, y_train, x_test, y_test.
+        classes: Number of classes; by default one more than the largest label.
+
+    Returns:
+        The data set; values are not rescaled.
+
+    Raises:
+        ValueError: If the file is damaged, holds Python objects, or its arrays' names are unclear.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise ValueError(f"DATA {str(path)!r} is one bare array, not an .npz archive; save with numpy.savez.")
+            for key in archive.files:
+                try:
+                    arrays[key] = archive[key]
+                except ValueError as error:
+                    raise ValueError(
+                        f"DATA {str(path)!r}: array {key!r} cannot be read ({error}); arrays of Python objects are "
+                        "refused, since reading them would run code. Save numbers."
+                    ) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(
+            f"DATA {str(path)!r} is not a readable .npz file ({error}); save it with numpy.savez."
+        ) from error
+    return from_mapping(arrays, name=path.name, classes=classes, source=str(path), argument=f"DATA {str(path)!r}")
