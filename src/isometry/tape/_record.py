@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +41,7 @@ class Call:
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """The positional tensor arguments of the call, detached."""
+        """The tensor arguments of the call (positional ones first), detached."""
         return tuple(self._fresh(pair) for pair in self._inputs)
 
     @property
@@ -53,64 +54,110 @@ class Call:
         """The (first) tensor that the call returned, detached."""
         return self._fresh(self._output)
 
+    @property
+    def output_shape(self) -> torch.Size:
+        """The shape of the output, whatever became of its values."""
+        return self._output[0].shape
+
     def _fresh(self, pair: tuple[Tensor, int]) -> Tensor:
         tensor, version = pair
         if tensor._version != version:
             raise StaleActivationError(
                 f"an activation of {self.name!r} was overwritten in place after it was recorded; "
-                "record(..., copy=True) keeps a copy."
+                "record with copy=True, or use the module's out-of-place form."
             )
         return tensor
 
 
 @dataclass(eq=False)
 class Recording:
-    """What ``record`` saw: the calls in order, and a way to send cotangents back through them.
+    """The calls of a forward pass, and the way back through them.
 
     Attributes:
-        calls: The recorded calls, in the order in which they ended; empty with ``keep=False``.
+        calls: The recorded calls in the order in which they ended; empty if ``keep=False``.
     """
 
     calls: list[Call] = field(default_factory=list)
     _listener: OnCotangent | None = field(default=None, repr=False)
+    _directions: int = field(default=0, repr=False)
     _anchors: list[Tensor] = field(default_factory=list, repr=False)
 
     def pull_back(
-        self, output: Tensor, cotangents: Tensor, listener: OnCotangent, *, retain_graph: bool = False
+        self,
+        output: Tensor,
+        cotangents: Tensor,
+        listener: OnCotangent,
+        *,
+        retain_graph: bool = False,
+        batched: bool = True,
     ) -> None:
         """Send cotangents from an output back to every recorded call.
 
-        All cotangents go back in one sweep (``torch.vmap`` over the backward pass). ``listener(call, cotangent)`` is
-        called once per recorded call that the output depends on, later calls first, with a tensor of shape
-        ``(V, *call.output.shape)``; the tensor is released when the listener returns.
+        All cotangents go back in one sweep (``torch.vmap`` over the backward pass): the gradient of a linear layer is
+        then one matrix product for all of them. ``listener(call, cotangent)`` is called once per recorded call that
+        the output depends on, later calls first, with a tensor of shape ``(V, *call.output_shape)``; the tensor is
+        released when the listener returns. Of a call that returned several tensors only the first one's cotangent is
+        delivered.
 
         Args:
             output: The tensor that the model returned, with its graph.
             cotangents: Shape ``(V, *output.shape)``: V directions in the output's space.
             listener: Receives each call's cotangents.
             retain_graph: Keep the graph for another sweep.
+            batched: False sweeps once per direction and keeps every call's cotangents until the end, for operations
+                that ``torch.vmap`` cannot take; the listener hears the same.
 
         Raises:
             ValueError: If the output does not depend on any recorded call, or the shapes do not fit.
         """
-        if cotangents.shape[1:] != output.shape:
+        if cotangents.shape[1:] != output.shape or cotangents.ndim != output.ndim + 1:
             raise ValueError(f"cotangents must have shape (V, *{tuple(output.shape)}), got {tuple(cotangents.shape)}.")
         if not output.requires_grad or not self._anchors:
-            raise ValueError("the output does not depend on any recorded module through differentiable operations.")
-        self._listener = listener
+            raise ValueError(
+                "the output does not depend on any recorded module through differentiable operations; "
+                "run the model inside record(cotangents=True) with gradients enabled."
+            )
+        self._directions = cotangents.shape[0]
         try:
-
-            def sweep(cotangent: Tensor) -> tuple[Tensor, ...]:
-                grads = torch.autograd.grad(
-                    output, self._anchors, cotangent, retain_graph=True, allow_unused=True, materialize_grads=False
-                )
-                return tuple(g.sum() * 0 for g in grads if g is not None)
-
-            torch.vmap(sweep)(cotangents)
+            if batched:
+                self._listener = listener
+                _sweep_at_once(output, self._anchors, cotangents, retain_graph)
+            else:
+                self._sweep_one_by_one(output, cotangents, listener, retain_graph)
         finally:
             self._listener = None
         if not retain_graph:
             self._anchors.clear()
+
+    def _sweep_one_by_one(self, output: Tensor, cotangents: Tensor, listener: OnCotangent, retain_graph: bool) -> None:
+        calls: dict[int, Call] = {}
+        heard: dict[int, dict[int, Tensor]] = {}
+        direction = 0
+
+        def note(call: Call, part: Tensor) -> None:
+            calls[call.order] = call
+            heard.setdefault(call.order, {})[direction] = part[0]
+
+        self._listener, self._directions = note, 1
+        for direction, cotangent in enumerate(cotangents):  # noqa: B007 - read by the listener
+            keep = retain_graph or direction + 1 < len(cotangents)
+            torch.autograd.grad(output, self._anchors, cotangent, retain_graph=keep, allow_unused=True)
+        self._listener = None
+        for order in sorted(heard, reverse=True):
+            parts = heard.pop(order)
+            zero = torch.zeros_like(next(iter(parts.values())))
+            listener(calls[order], torch.stack([parts.get(v, zero) for v in range(len(cotangents))]))
+
+
+def _sweep_at_once(output: Tensor, anchors: list[Tensor], cotangents: Tensor, retain_graph: bool) -> None:
+    def sweep(cotangent: Tensor) -> Tensor:
+        torch.autograd.grad(output, anchors, cotangent, retain_graph=retain_graph, allow_unused=True)
+        return cotangent.sum()  # anything small: the listeners have had what matters
+
+    with warnings.catch_warnings():
+        # Operations without a batching rule are looped over by vmap itself: slower, not wrong.
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        torch.vmap(sweep)(cotangents)
 
 
 class _Deliver(torch.autograd.Function):
@@ -143,72 +190,168 @@ def record(
 ) -> Iterator[Recording]:
     """Record the calls of a model's modules inside the block.
 
+    What a call took in and gave back is recorded as the module's own ``forward`` saw it: after the user's pre-forward
+    hooks and before the user's forward hooks. The fused paths that PyTorch's attention modules take in evaluation
+    mode are switched off, since they go round the modules inside.
+
     Args:
         model: The model that will be run.
         select: Which modules to record, by qualified name and module; default: those without children.
         on_call: Called at the end of every recorded call, while its tensors are certainly as they were.
         keep: Keep the calls (and so their activations) in the recording.
         copy: Keep copies of the activations, for models that overwrite them in place.
-        cotangents: Prepare ``Recording.pull_back``. An output that does not require a gradient (frozen parameters,
-            an input without gradient) is made a leaf that does.
+        cotangents: Prepare ``Recording.pull_back``. The model's parameters are frozen and its inputs detached inside
+            the block, so that a backward pass computes gradients of activations alone; the first recorded calls
+            become the graph's leaves.
 
     Yields:
         The recording, filled as the model runs.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        >>> heard = {}
+        >>> with record(model, cotangents=True) as recording:
+        ...     out = model(torch.ones(5, 3))
+        ...     eye = torch.eye(2).unsqueeze(1).expand(2, 5, 2)
+        ...     recording.pull_back(out, eye, lambda call, a: heard.update({call.name: tuple(a.shape)}))
+        >>> heard
+        {'2': (2, 5, 2), '1': (2, 5, 4), '0': (2, 5, 4)}
     """
     recording = Recording()
-    counts: dict[int, int] = {}
-    handles: list[Any] = []
-
-    def hook(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], Any]:
-        def on_forward(module: nn.Module, args: tuple[Any, ...], result: Any) -> Any:
-            output = result if isinstance(result, Tensor) else _first_tensor(result)
-            if output is None:
-                return None
-            replaced = None
-            if cotangents and output.is_floating_point() and not output.requires_grad and torch.is_grad_enabled():
-                output = output.detach().requires_grad_()
-                recording._anchors.append(output)
-                if isinstance(result, Tensor):
-                    # A view, so that an in-place module behind this one does not meet a leaf.
-                    replaced = output * 1
-                    output = replaced
-            call = Call(
-                name=name,
-                module=module,
-                index=counts.get(id(module), 0),
-                order=sum(counts.values()),
-                _inputs=tuple(_kept(a, copy) for a in args if isinstance(a, Tensor)),
-                _output=_kept(output, copy),
-            )
-            counts[id(module)] = call.index + 1
-            if cotangents and output.requires_grad:
-                output.register_hook(_deliverer(recording, call))
-            if on_call is not None:
-                on_call(call)
-            if keep:
-                recording.calls.append(call)
-            return replaced
-
-        return on_forward
-
     chosen = select if select is not None else _is_leaf
-    try:
+    counter = _Counter()
+    with ExitStack() as stack:
+        stack.enter_context(_fused_attention_off())
+        if cotangents:
+            stack.enter_context(_frozen(model))
+            handle = model.register_forward_pre_hook(_detach_inputs, with_kwargs=True)
+            stack.callback(handle.remove)
         for name, module in model.named_modules():
             if chosen(name, module):
-                handles.append(module.register_forward_hook(hook(name)))
+                hook = _hook(recording, name, counter, on_call=on_call, keep=keep, copy=copy, cotangents=cotangents)
+                handle = module.register_forward_hook(hook, prepend=True, with_kwargs=True)
+                stack.callback(handle.remove)
         yield recording
-    finally:
-        for handle in handles:
-            handle.remove()
+
+
+class _Counter:
+    """Numbers the calls, over all modules and per module."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self.per_module: dict[int, int] = {}
+
+    def next(self, module: nn.Module) -> tuple[int, int]:
+        index, order = self.per_module.get(id(module), 0), self.total
+        self.per_module[id(module)] = index + 1
+        self.total += 1
+        return index, order
+
+
+def _hook(
+    recording: Recording,
+    name: str,
+    counter: _Counter,
+    *,
+    on_call: OnCall | None,
+    keep: bool,
+    copy: bool,
+    cotangents: bool,
+) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], Any]:
+    def on_forward(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> Any:
+        if recording._listener is not None:  # activation checkpointing runs modules again on the way back
+            return None
+        replaced = None
+        if cotangents and torch.is_grad_enabled():
+            replaced = _anchored(result, recording._anchors)
+            result = replaced if replaced is not None else result
+        output = _first_tensor(result)
+        if output is None:
+            return replaced
+        index, order = counter.next(module)
+        tensors = [a for a in (*args, *kwargs.values()) if isinstance(a, Tensor)]
+        call = Call(
+            name=name,
+            module=module,
+            index=index,
+            order=order,
+            _inputs=tuple(_kept(a, copy) for a in tensors),
+            _output=_kept(output, copy),
+        )
+        if cotangents and output.requires_grad:
+            output.register_hook(_deliverer(recording, call))  # type: ignore[no-untyped-call]
+        if on_call is not None:
+            on_call(call)
+        if keep:
+            recording.calls.append(call)
+        return replaced
+
+    return on_forward
+
+
+def _anchored(result: Any, anchors: list[Tensor]) -> Any:
+    """Make leaves of a result's tensors that no gradient reaches.
+
+    Returns:
+        The result with these tensors replaced, or None if there are none.
+    """
+    if isinstance(result, Tensor):
+        if result.requires_grad or not (result.is_floating_point() or result.is_complex()):
+            return None
+        leaf = result.detach().requires_grad_()
+        anchors.append(leaf)
+        return leaf * 1  # not the leaf itself: a module behind may write in place
+    if type(result) in {tuple, list}:
+        parts = [_anchored(part, anchors) for part in result]
+        if all(part is None for part in parts):
+            return None
+        return type(result)(old if new is None else new for old, new in zip(result, parts, strict=True))
+    return None
 
 
 def _deliverer(recording: Recording, call: Call) -> Callable[[Tensor], None]:
     def deliver(cotangent: Tensor) -> None:
-        if recording._listener is not None:
-            listener = recording._listener
-            _Deliver.apply(cotangent, lambda batch: listener(call, batch))  # type: ignore[no-untyped-call]
+        listener = recording._listener
+        if listener is None:
+            return
+
+        def hand_over(batch: Tensor) -> None:
+            if batch.shape[0] != recording._directions:  # a zero that autograd made up, the same in all directions
+                batch = batch.expand(recording._directions, *batch.shape[1:])
+            listener(call, batch)
+
+        _Deliver.apply(cotangent, hand_over)  # type: ignore[no-untyped-call]
 
     return deliver
+
+
+def _detach_inputs(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    def cut(value: Any) -> Any:
+        return value.detach() if isinstance(value, Tensor) else value
+
+    return tuple(cut(a) for a in args), {k: cut(v) for k, v in kwargs.items()}
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        for parameter, _ in flags:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _fused_attention_off() -> Iterator[None]:
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _is_leaf(_name: str, module: nn.Module) -> bool:
@@ -221,6 +364,8 @@ def _kept(tensor: Tensor, copy: bool) -> tuple[Tensor, int]:
 
 
 def _first_tensor(result: Any) -> Tensor | None:
+    if isinstance(result, Tensor):
+        return result
     if isinstance(result, tuple | list):
         return next((r for r in result if isinstance(r, Tensor)), None)
     return None

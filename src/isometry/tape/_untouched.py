@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -25,9 +27,11 @@ _HOOK_TABLES = (
 
 @contextmanager
 def untouched(model: nn.Module, *, training: bool | None = None) -> Iterator[nn.Module]:
-    """Restore a model's modes, gradients, hooks, buffers, ``requires_grad`` flags and the RNG after a block.
+    """Restore a model's modes, gradients, hooks, buffers, ``requires_grad`` flags and the random states after a block.
 
-    Parameter *values* are not copied: a block that changes them is not a measurement.
+    Gradients that the parameters carry are set aside, so that nothing accumulates into them; inside the block every
+    ``.grad`` starts as None. Random states are torch's, NumPy's and Python's. Parameter *values* are not copied: a
+    block that changes them is not a measurement.
 
     Args:
         model: The model that the block works on.
@@ -38,7 +42,12 @@ def untouched(model: nn.Module, *, training: bool | None = None) -> Iterator[nn.
     """
     modes = [(module, module.training) for module in model.modules()]
     parameters = [(p, p.requires_grad, p.grad) for p in model.parameters()]
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    buffers = [
+        (module._buffers, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
     hooks = [
         (table, dict(table))
         for module in model.modules()
@@ -46,12 +55,17 @@ def untouched(model: nn.Module, *, training: bool | None = None) -> Iterator[nn.
         if table is not None
     ]
     default_dtype = torch.get_default_dtype()
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global one is what is saved
     try:
         if training is not None:
             model.train(training)
+        for parameter, _, _ in parameters:
+            parameter.grad = None
         with preserved_rng():
             yield model
     finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
         torch.set_default_dtype(default_dtype)
         for module, mode in modes:
             module.training = mode
@@ -59,7 +73,8 @@ def untouched(model: nn.Module, *, training: bool | None = None) -> Iterator[nn.
             parameter.requires_grad_(requires_grad)
             parameter.grad = grad
         with torch.no_grad():
-            for buffer, value in buffers:
+            for table, name, buffer, value in buffers:
+                table[name] = buffer
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)
         for table, entries in hooks:
