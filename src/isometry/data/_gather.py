@@ -47,7 +47,7 @@ def to_tensor(argument: str, value: object) -> Tensor:
         )
     if value.dtype.kind == "u" and value.dtype.itemsize > 1:
         value = value.astype(np.int64)
-    return torch.from_numpy(np.ascontiguousarray(value.astype(value.dtype.newbyteorder("="), copy=True)))
+    return torch.from_numpy(np.array(value, dtype=value.dtype.newbyteorder("="), order="C", copy=True))
 
 
 def _pair(item: object, where: str) -> tuple[Any, Any]:

@@ -19,8 +19,8 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", 
 def load_image_folder(path: Path, *, size: int | tuple[int, int] | None = None, classes: int | None = None) -> Dataset:
     """Load a folder that holds one subfolder of images a class.
 
-    Images are grey (one channel) if all of them are, else RGB (three); values are 0..255, not rescaled. If the folder
-    holds ``train`` and ``test`` (or ``val``), those hold the class folders.
+    Images are grey (one channel) if all of them are, else RGB (three), transparency dropped; values are 0..255, not
+    rescaled. If the folder holds ``train`` and ``test`` (or ``val``), those hold the class folders.
 
     Args:
         path: The folder.
@@ -114,7 +114,9 @@ def _open(pillow: Any, file: Path, size: tuple[int, int] | None) -> np.ndarray:
     """
     try:
         with pillow.open(file) as opened:
-            image = opened.convert("L" if opened.mode in ("1", "L", "I;16") else "RGB")
+            if opened.mode[0] in "IF":  # converting would clip the values at 255
+                raise ValueError(f"mode {opened.mode}, more than 8 bits a channel; put such images into an .npz file")
+            image = opened.convert("L" if opened.mode in ("1", "L", "LA") else "RGB")
     except (OSError, SyntaxError, ValueError, pillow.DecompressionBombError) as error:
         raise ValueError(f"DATA: the image {str(file)!r} cannot be read ({error}); repair or remove it.") from error
     if size is not None:

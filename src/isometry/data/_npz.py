@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -28,20 +29,26 @@ def load_npz(path: Path, *, classes: int | None = None) -> Dataset:
         ValueError: If the file is damaged, holds Python objects, or its arrays' names are unclear.
     """
     arrays: dict[str, np.ndarray] = {}
+    argument = f"DATA {str(path)!r}"
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise ValueError(f"DATA {str(path)!r} is one bare array, not an .npz archive; save with numpy.savez.")
-            for key in archive.files:
-                try:
-                    arrays[key] = archive[key]
-                except ValueError as error:
-                    raise ValueError(
-                        f"DATA {str(path)!r}: array {key!r} cannot be read ({error}); arrays of Python objects are "
-                        "refused, since reading them would run code. Save numbers."
-                    ) from error
+        with path.open("rb") as stream:
+            if stream.read(6) == b"\x93NUMPY":
+                raise ValueError(f"{argument} is one bare array, not an .npz archive; save with numpy.savez.")
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                with archive.open(member) as stream:
+                    arrays[member.removesuffix(".npy")] = _array(stream, f"{argument}: array {member!r}")
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise ValueError(f"{argument} is not a readable .npz file ({error}); save it with numpy.savez.") from error
+    return from_mapping(arrays, name=path.name, classes=classes, source=str(path), argument=argument)
+
+
+def _array(stream: IO[bytes], argument: str) -> np.ndarray:
+    try:
+        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+    except ValueError as error:
         raise ValueError(
-            f"DATA {str(path)!r} is not a readable .npz file ({error}); save it with numpy.savez."
+            f"{argument} cannot be read ({error}); arrays of Python objects are refused, since reading them would run "
+            "code. Save numbers."
         ) from error
-    return from_mapping(arrays, name=path.name, classes=classes, source=str(path), argument=f"DATA {str(path)!r}")
+    return array
