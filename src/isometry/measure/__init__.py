@@ -1,1 +1,20 @@
-"""Room under construction."""
+"""Measurements on a model: what they need is computed from its own passes, and they leave no trace on it.
+
+Each result is frozen, prints itself, and knows what it cost.
+"""
+
+from isometry.measure._guards import ModelCallError
+from isometry.measure._moments import RangeRisk
+from isometry.measure._signal import signal
+from isometry.measure._signal_result import ActivationSignal, LayerSignal, SignalResult
+
+__all__ = [
+    # the signal, layer by layer
+    "signal",
+    "SignalResult",
+    "LayerSignal",
+    "ActivationSignal",
+    "RangeRisk",
+    # errors
+    "ModelCallError",
+]

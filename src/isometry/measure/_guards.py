@@ -1,0 +1,184 @@
+"""What every measurement checks first: the model, its inputs, whether samples mix, what a forward pass returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parameter import is_lazy
+
+from isometry._base import check_finite, check_tensor
+
+__all__ = [
+    "Mixing",
+    "ModelCallError",
+    "call_model",
+    "check_inputs",
+    "check_model",
+    "check_per_sample",
+    "differentiable",
+    "sample_mixing",
+]
+
+
+class ModelCallError(ValueError):
+    """The model raised on the inputs; the message says which shape and dtype it was given and what it said."""
+
+
+class Mixing(NamedTuple):
+    """A module through which one sample's output depends on chance or on the other samples."""
+
+    name: str
+    kind: str
+    why: str
+
+
+def check_model(model: object) -> nn.Module:
+    """Insist on an initialized module.
+
+    Returns:
+        The model itself.
+
+    Raises:
+        TypeError: If it is not a module.
+        ValueError: If it has lazy parameters that have no shape yet, or meta parameters that have no values.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; build the model first.")
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(f"model: {name!r} is lazy and has no shape yet; run the model once on an input first.")
+        if parameter.is_meta:
+            raise ValueError(f"model: {name!r} is on the meta device and has no values; load or initialize it first.")
+    return model
+
+
+def check_inputs(model: nn.Module, x: object) -> Tensor:
+    """Insist on a batch of finite inputs on the model's device.
+
+    Returns:
+        The inputs, detached.
+
+    Raises:
+        ValueError: If the batch is empty, holds NaN or infinity, or lies on another device than the model.
+    """
+    tensor = check_finite("x", check_tensor("x", x, min_ndim=1)).detach()
+    parameter = next(model.parameters(), None)
+    if parameter is not None and parameter.device != tensor.device:
+        raise ValueError(
+            f"x is on {tensor.device}, the model on {parameter.device}; move one of them with .to(device)."
+        )
+    return tensor
+
+
+def sample_mixing(model: nn.Module) -> tuple[Mixing, ...]:
+    """Find the modules that, in their present modes, make samples depend on each other or on chance.
+
+    Returns:
+        Batch normalizations that use the batch's statistics, and active dropouts of any kind.
+    """
+    found = []
+    for name, module in model.named_modules():
+        why = None
+        if isinstance(module, _BatchNorm):
+            why = "uses the batch's statistics" if module.training or module.running_mean is None else None
+        elif module.training and _dropout_rate(module) > 0:
+            why = "drops units at random"
+        elif module.training and isinstance(module, nn.RReLU):
+            why = "draws slopes at random"
+        if why is not None:
+            found.append(Mixing(name, type(module).__name__, why))
+    return tuple(found)
+
+
+def _dropout_rate(module: nn.Module) -> float:
+    if isinstance(module, _DropoutNd):
+        return float(module.p)
+    return float(module.dropout) if isinstance(module, nn.RNNBase | nn.MultiheadAttention) else 0.0
+
+
+def check_per_sample(model: nn.Module, what: str, instead: str) -> None:
+    """Refuse a model whose samples mix.
+
+    Args:
+        model: The model, in the modes in which it will be measured.
+        what: What would be undefined, as the subject of a sentence.
+        instead: What to do, as an imperative sentence.
+
+    Raises:
+        ValueError: Naming the modules.
+    """
+    mixing = sample_mixing(model)
+    if mixing:
+        shown = ", ".join(f"{m.name or 'the model'!r} ({m.kind}) {m.why}" for m in mixing[:3])
+        more = f" and {len(mixing) - 3} more" if len(mixing) > 3 else ""
+        raise ValueError(f"{what} undefined here: {shown}{more}. {instead}")
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Record gradients inside the block, for frozen parameters too, whatever the caller's grad mode.
+
+    For use inside ``tape.untouched``, which restores the ``requires_grad`` flags.
+
+    Yields:
+        Nothing.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point():
+                parameter.requires_grad_()
+        yield
+
+
+def call_model(model: nn.Module, x: Tensor) -> Tensor:
+    """Run the model on the inputs, and say in plain words why it failed if it does.
+
+    Returns:
+        The output: one floating-point tensor with a row per input.
+
+    Raises:
+        ModelCallError: If the model raises.
+        TypeError: If it returns anything but a floating-point tensor.
+        ValueError: If the output's first dimension is not the batch.
+    """
+    try:
+        output = model(x)
+    except Exception as error:
+        raise ModelCallError(_complaint(model, x, error)) from error
+    if not isinstance(output, Tensor):
+        raise TypeError(
+            f"model returned {_described(output)}; wrap it in a module that returns the one tensor to be measured."
+        )
+    if not output.is_floating_point():
+        raise TypeError(f"model returned a tensor of {output.dtype}; measurements need its real-valued outputs.")
+    if output.ndim == 0 or output.shape[0] != x.shape[0]:
+        raise ValueError(
+            f"model returned shape {tuple(output.shape)} for {x.shape[0]} inputs; the first dimension of x and of the "
+            "output must be the batch."
+        )
+    return output
+
+
+def _complaint(model: nn.Module, x: Tensor, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+    text = f"model raised {type(error).__name__} on x of shape {tuple(x.shape)} and dtype {x.dtype}: {first}"
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if parameter is not None and x.dtype != parameter.dtype and "dtype" in str(error):
+        return f"{text}. The model's parameters are {parameter.dtype}; pass x.to({parameter.dtype})."
+    if x.is_floating_point() and any(isinstance(m, nn.Embedding) for m in model.modules()) and "indices" in str(error):
+        return f"{text}. The model starts with an embedding; pass integer indices."
+    return f"{text}. Pass inputs that the model accepts, with the batch as the first dimension."
+
+
+def _described(output: object) -> str:
+    if isinstance(output, dict):
+        return f"a {type(output).__name__} with keys {', '.join(map(repr, list(output)[:5]))}"
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {len(output)} elements"
+    return f"{type(output).__name__}"
