@@ -1,0 +1,105 @@
+"""The verdict in plain words: one headline and one paragraph, from what was found."""
+
+from __future__ import annotations
+
+from isometry.report._content import Content, FindingItem
+from isometry.report._wording import count, joined
+
+__all__ = ["ORDER", "headline", "ordered", "paragraph", "tone"]
+
+ORDER = ("error", "warning", "info")
+
+_HEADLINES = {
+    "error": "As it stands, this network will not train",
+    "warning": "This network trains, but worse or riskier than it need",
+    "healthy": "This network is healthy",
+    "unknown": "Nothing was judged",
+}
+
+
+def tone(content: Content) -> str:
+    """Give the verdict; where it is missing, the worst finding's severity decides.
+
+    Returns:
+        ``"error"``, ``"warning"``, ``"healthy"`` or ``"unknown"``.
+    """
+    if content["verdict"] in {"error", "warning", "healthy"}:
+        return str(content["verdict"])
+    severities = {finding["severity"] for finding in content["findings"]}
+    return next((severity for severity in ("error", "warning") if severity in severities), "unknown")
+
+
+def headline(content: Content) -> str:
+    """Say the verdict in one line.
+
+    Returns:
+        A sentence without full stop.
+    """
+    return _HEADLINES[tone(content)]
+
+
+def ordered(content: Content) -> list[FindingItem]:
+    """Put the gravest findings first; equals keep their order.
+
+    Returns:
+        The findings.
+    """
+    rank = {severity: i for i, severity in enumerate(ORDER)}
+    return sorted(content["findings"], key=lambda finding: rank.get(finding["severity"], len(rank)))
+
+
+def paragraph(content: Content) -> str:
+    """Say what was examined, what was found, what to do and whether it helped.
+
+    Returns:
+        A few sentences of plain text.
+    """
+    parts = [_examined(content), _found(content), _remedy(content), _proved(content)]
+    return " ".join(part for part in parts if part)
+
+
+def _examined(content: Content) -> str:
+    subject = content["subject"]
+    size = [
+        count(amount, noun)
+        for amount, noun in ((subject["layers"], "layer"), (subject["parameters"], "parameter"))
+        if amount is not None
+    ]
+    name = subject["model"] or "The network"
+    data = f" on {count(subject['samples'], 'sample')}" if subject["samples"] is not None else ""
+    if subject["data"]:
+        data += f" of {subject['data']}" if data else f" on {subject['data']}"
+    described = f"{name} ({joined(size)})" if size else name
+    return f"{described} was measured{data}."
+
+
+def _found(content: Content) -> str:
+    findings = ordered(content)
+    if not findings:
+        return "There are no findings." if tone(content) == "healthy" else ""
+    amounts = {severity: sum(1 for f in findings if f["severity"] == severity) for severity in ORDER}
+    nouns = {"error": ("error", None), "warning": ("warning", None), "info": ("remark", None)}
+    listed = joined([count(amount, *nouns[severity]) for severity, amount in amounts.items() if amount])
+    listed = listed or count(len(findings), "finding")
+    worst = _sentence(findings[0]["message"])
+    link = "" if len(findings) == 1 else " The gravest:"
+    if amounts["error"] + amounts["warning"] == 0:
+        return f"There is nothing to repair; {listed} below."
+    return f"It shows {listed}.{link} {worst}" if worst else f"It shows {listed}."
+
+
+def _remedy(content: Content) -> str:
+    prescription = content["prescription"]
+    if prescription is None or not prescription["summary"]:
+        return ""
+    return f"What to change: {_sentence(prescription['summary'])}"
+
+
+def _proved(content: Content) -> str:
+    proof = content["proof"]
+    return _sentence(proof["verdict"]) if proof is not None and proof["verdict"] else ""
+
+
+def _sentence(text: str | None) -> str:
+    text = (text or "").strip()
+    return text if not text or text[-1] in ".!?:" else f"{text}."
