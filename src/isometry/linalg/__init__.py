@@ -1,8 +1,11 @@
 """Orthogonalizers, Haar sampling, Lanczos, guarded decompositions: pure functions of tensors."""
 
+from isometry.linalg._coefficients import COEFFICIENTS, Coefficients, minimax_quintics
 from isometry.linalg._eigh import Eigenvalues, Eigh, eigh, eigvalsh
 from isometry.linalg._haar import haar
 from isometry.linalg._normal import standard_normal
+from isometry.linalg._orthogonalize import orthogonality_defect, orthogonalize
+from isometry.linalg._polar import Polar, polar
 from isometry.linalg._qf import qf
 from isometry.linalg._svd import SVD, SingularValues, svd, svdvals
 
@@ -11,7 +14,15 @@ __all__ = [
     "haar",
     "standard_normal",
     # orthonormal factors
+    "Polar",
+    "orthogonality_defect",
+    "orthogonalize",
+    "polar",
     "qf",
+    # Newton-Schulz coefficient sets, each with its source
+    "COEFFICIENTS",
+    "Coefficients",
+    "minimax_quintics",
     # dense decompositions: scaled, retried, deterministic in their signs
     "Eigenvalues",
     "Eigh",

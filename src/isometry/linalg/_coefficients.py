@@ -1,0 +1,160 @@
+"""Named coefficient sets for Newton-Schulz orthogonalization: X <- (a I + b X X^T + c (X X^T)^2) X.
+
+Each step applies the odd polynomial p(s) = a s + b s^3 + c s^5 to the singular values. The classical sets contract
+every s in (0, 1] to exactly 1; the tuned ones trade that for speed on small singular values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from isometry._base import check_positive, unknown_name
+
+__all__ = ["COEFFICIENTS", "Coefficients", "coefficients", "minimax_quintics"]
+
+Step = tuple[float, float, float]  # (a, b, c)
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """A sequence of odd polynomials that drives singular values in (0, 1] towards 1.
+
+    Attributes:
+        name: The set's name.
+        steps: The polynomials (a, b, c), in order; the last one repeats.
+        converges: Whether repeating drives every singular value in (0, 1] to exactly 1.
+        default_steps: How many steps its source takes; None: until the factor is orthogonal to rounding.
+        source: Where the numbers come from.
+    """
+
+    name: str
+    steps: tuple[Step, ...]
+    converges: bool
+    default_steps: int | None
+    source: str
+
+    def step(self, index: int) -> Step:
+        """Give the polynomial of a step, from 0.
+
+        Returns:
+            Its three coefficients (a, b, c).
+        """
+        return self.steps[min(index, len(self.steps) - 1)]
+
+
+def minimax_quintics(lower: float) -> tuple[Step, ...]:
+    """Compute, step by step, the odd quintics that are best for singular values in [lower, 1].
+
+    Each polynomial minimizes the largest ``|1 - p(s)|`` over the interval in which the one before left the singular
+    values; greedy is optimal for the composition (Amsel et al. 2025, Thm. 3.1). It is found by Remez exchange: the
+    error alternates at the interval's ends and at p's two stationary points. The sequence ends where the interval has
+    shrunk to rounding; there the optimum has become the classical quintic.
+
+    Args:
+        lower: Smallest singular value to be served, relative to the norm bound; in (0, 1).
+
+    Returns:
+        The coefficients (a, b, c) per step; the last row is the classical quintic.
+    """
+    return _minimax_quintics(_check_lower(lower))
+
+
+@lru_cache(maxsize=32)
+def _minimax_quintics(lower: float) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    low, high = lower, 1.0
+    while high - low > 1e-5:
+        step, error = _best_quintic(low, high)
+        steps.append(step)
+        low, high = 1 - error, 1 + error
+    return (*steps, _QUINTIC)
+
+
+def _best_quintic(low: float, high: float) -> tuple[Step, float]:
+    """Solve for the polynomial whose error alternates, 1 - E, 1 + E, 1 - E, 1 + E, at low, q, r, high.
+
+    Returns:
+        The coefficients and E.
+    """
+    q, r = (3 * low + high) / 4, (low + 3 * high) / 4
+    previous = math.inf
+    for _ in range(100):
+        points = np.array([low, q, r, high])
+        matrix = np.stack([points, points**3, points**5, [1.0, -1.0, 1.0, -1.0]], axis=1)
+        a, b, c, error = np.linalg.solve(matrix, np.ones(4))
+        if abs(error - previous) <= 1e-14 * abs(error):
+            break
+        previous = error
+        # Stationary points of p: 5 c t^2 + 3 b t + a = 0 in t = s^2.
+        root = math.sqrt(max((3 * b) ** 2 - 20 * a * c, 0.0))
+        q, r = sorted(math.sqrt((-3 * b + sign * root) / (10 * c)) for sign in (-1, 1))
+    return (float(a), float(b), float(c)), float(error)
+
+
+_QUINTIC: Step = (15 / 8, -10 / 8, 3 / 8)
+
+COEFFICIENTS: dict[str, Coefficients] = {
+    "cubic": Coefficients(
+        "cubic",
+        ((1.5, -0.5, 0.0),),
+        converges=True,
+        default_steps=None,
+        source="A. Bjorck, C. Bowie, An iterative algorithm for computing the best estimate of an orthogonal matrix, "
+        "SIAM J. Numer. Anal. 8, 1971; N. J. Higham, Functions of Matrices, 2008, sec. 8.3 (Newton-Schulz)",
+    ),
+    "quintic": Coefficients(
+        "quintic",
+        (_QUINTIC,),
+        converges=True,
+        default_steps=None,
+        source="Z. Kovarik, Some iterative methods for improving orthonormality, SIAM J. Numer. Anal. 7, 1970: the "
+        "next term of the same series",
+    ),
+    "muon": Coefficients(
+        "muon",
+        ((3.4445, -4.7750, 2.0315),),
+        converges=False,
+        default_steps=5,
+        source="K. Jordan et al., Muon: an optimizer for hidden layers in neural networks, 2024. "
+        "https://kellerjordan.github.io/posts/muon/ (singular values end between about 0.68 and 1.13, not at 1)",
+    ),
+    "minimax": Coefficients(
+        "minimax",
+        _minimax_quintics(1e-3),
+        converges=True,
+        default_steps=None,
+        source="computed here for singular values in [1e-3, 1], in the manner of N. Amsel, D. Persson, C. Musco, "
+        "R. M. Gower, The Polar Express, 2025. arXiv:2505.16932; other intervals: minimax_quintics",
+    ),
+}
+
+
+def coefficients(given: str | Coefficients) -> Coefficients:
+    """Look a set up by name, or pass one through.
+
+    Returns:
+        The set.
+
+    Raises:
+        TypeError: If it is neither a name nor a set.
+        ValueError: If no set has that name; the message has near matches.
+    """
+    if isinstance(given, Coefficients):
+        return given
+    if not isinstance(given, str):
+        raise TypeError(f"coefficients must be a name or a Coefficients, got {type(given).__name__}.")
+    if given not in COEFFICIENTS:
+        error = unknown_name("coefficients", given, COEFFICIENTS)
+        raise error
+    return COEFFICIENTS[given]
+
+
+def _check_lower(lower: float) -> float:
+    number = check_positive("lower", lower)
+    if number >= 1:
+        raise ValueError(f"lower must be below 1 (it is relative to the largest singular value), got {lower}.")
+    return number
