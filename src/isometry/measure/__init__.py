@@ -3,6 +3,7 @@
 Each result is frozen, prints itself, and knows what it cost.
 """
 
+from isometry.measure._fisher import Condition, Fisher, fisher
 from isometry.measure._guards import ModelCallError
 from isometry.measure._moments import RangeRisk
 from isometry.measure._signal import signal
@@ -15,6 +16,10 @@ __all__ = [
     "LayerSignal",
     "ActivationSignal",
     "RangeRisk",
+    # the Fisher information matrix and its whole spectrum
+    "fisher",
+    "Fisher",
+    "Condition",
     # errors
     "ModelCallError",
 ]

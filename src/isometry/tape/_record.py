@@ -139,7 +139,7 @@ class Recording:
             heard.setdefault(call.order, {})[direction] = part[0]
 
         self._listener, self._directions = note, 1
-        for direction, cotangent in enumerate(cotangents):  # noqa: B007 - read by the listener
+        for direction, cotangent in enumerate(cotangents):
             keep = retain_graph or direction + 1 < len(cotangents)
             torch.autograd.grad(output, self._anchors, cotangent, retain_graph=keep, allow_unused=True)
         self._listener = None

@@ -1,0 +1,222 @@
+"""Cotangents whose Jacobian pull-backs are the rows of a Fisher matrix's root.
+
+The Fisher matrix is G = (1/N) sum_n J_n^T H_n J_n with H_n the Hessian of the negative log-likelihood in the outputs.
+With H_n = B_n B_n^T, row (v, n) of its root is J_n^T B_n[:, v] / sqrt(N).
+
+Paper: P. A. Sokol, I. M. Park. "Information Geometry of Orthogonal Initializations and Training." ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from isometry._base import unknown_name
+
+__all__ = [
+    "Kind",
+    "Likelihood",
+    "check_choice",
+    "check_output",
+    "check_targets",
+    "root_rows",
+    "row_count",
+    "softmax_root",
+]
+
+Likelihood = Literal["categorical", "gaussian"]
+Kind = Literal["true", "empirical", "monte-carlo"]
+
+
+def softmax_root(logits: Tensor) -> Tensor:
+    """Factor the Hessian diag(p) - p p^T of the cross-entropy, without its zero eigenvalue.
+
+    R = diag(sqrt p) - p sqrt(p)^T satisfies R R^T = diag(p) - p p^T and R sqrt(p) = 0. Multiplying R by an
+    orthonormal basis of the complement of sqrt(p) (all but one column of a Householder reflection that takes sqrt(p)
+    to a coordinate axis) drops that zero and nothing else. The axis is the most probable class, which keeps every
+    entry free of cancellation even where the softmax is saturated.
+
+    Args:
+        logits: Shape (N, C), C > 1.
+
+    Returns:
+        B, shape (N, C, C - 1), float64, with B B^T = diag(p) - p p^T.
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 1.0, -2.0]], dtype=torch.float64)
+        >>> p = logits.softmax(1)
+        >>> root = softmax_root(logits)
+        >>> bool(torch.allclose(root[0] @ root[0].T, torch.diag(p[0]) - p.T @ p))
+        True
+    """
+    wide = logits.double()
+    classes = wide.shape[1]
+    s = torch.exp(0.5 * torch.log_softmax(wide, 1))  # sqrt(p)
+    top = wide.argmax(1, keepdim=True)
+    s_top = s.gather(1, top)
+    root: Tensor = torch.diag_embed(s) - (s**2).unsqueeze(2) * (s / (1 + s_top)).unsqueeze(1)
+    at_top = top.unsqueeze(2).expand(-1, 1, classes)
+    root.scatter_(1, at_top, (-s_top * s).unsqueeze(1))
+    # The reflection's column of the top class is the dropped one; the last column takes its place.
+    keep = torch.arange(classes - 1, device=wide.device).expand(len(wide), -1)
+    keep = torch.where(keep == top, classes - 1, keep)
+    kept: Tensor = root.gather(2, keep.unsqueeze(1).expand(-1, classes, -1))
+    return kept
+
+
+def row_count(likelihood: Likelihood, kind: Kind, outputs: int, draws: int) -> int:
+    """Count the rows of the root per sample.
+
+    Returns:
+        V.
+    """
+    if kind == "empirical":
+        return 1
+    if kind == "monte-carlo":
+        return draws
+    return outputs - 1 if likelihood == "categorical" else outputs
+
+
+def root_rows(
+    out: Tensor,
+    *,
+    likelihood: Likelihood,
+    kind: Kind,
+    targets: Tensor | None,
+    draws: int,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Make the cotangents for a model's output.
+
+    Args:
+        out: Shape (N, C) or, for the Gaussian likelihood, (N, ...).
+        likelihood: "categorical" (softmax) or "gaussian" (unit variance).
+        kind: Which Fisher matrix.
+        targets: For the empirical one.
+        draws: Labels per sample for the Monte-Carlo one.
+        generator: For the Monte-Carlo one.
+
+    Returns:
+        Shape (V, *out.shape) in the output's dtype, scaled so that the rows' Gram is the Fisher matrix's dual.
+    """
+    n = out.shape[0]
+    flat = out.detach().flatten(1).double() if out.ndim > 1 else out.detach().double().unsqueeze(1)
+    if kind == "true" and likelihood == "categorical":
+        back = softmax_root(flat).movedim(2, 0)
+    elif kind == "true":
+        eye = torch.eye(flat.shape[1], dtype=torch.float64, device=out.device)
+        back = eye.unsqueeze(1).expand(-1, n, -1)
+    elif kind == "empirical":
+        back = _residual(flat, targets, likelihood).unsqueeze(0)
+    elif likelihood == "categorical":
+        p = flat.softmax(1)
+        labels = torch.multinomial(p.cpu(), draws, replacement=True, generator=generator).T.to(out.device)
+        hot: Tensor = torch.nn.functional.one_hot(labels, flat.shape[1]).double()  # (draws, N, C)
+        back = (p - hot) / draws**0.5
+    else:
+        noise = torch.randn(draws, *flat.shape, dtype=torch.float64, generator=generator).to(out.device)
+        back = noise / draws**0.5
+    scaled: Tensor = (back / n**0.5).to(out.dtype)
+    return scaled.reshape(-1, *out.shape)
+
+
+def _residual(flat: Tensor, targets: Tensor | None, likelihood: Likelihood) -> Tensor:
+    if targets is None:  # pragma: no cover - checked before the model ran
+        raise AssertionError
+    if likelihood == "categorical":
+        hot: Tensor = torch.nn.functional.one_hot(targets.to(flat.device), flat.shape[1]).double()
+        return flat.softmax(1) - hot
+    return flat - targets.to(flat).reshape(flat.shape)
+
+
+def check_output(out: object, samples: int, likelihood: str) -> Tensor:
+    """Insist on outputs that the likelihood is defined for.
+
+    Returns:
+        The output.
+
+    Raises:
+        TypeError: If it is not a tensor of real floating-point numbers.
+        ValueError: If its shape does not fit, or it is not finite.
+    """
+    if not isinstance(out, Tensor):
+        what = f"a {type(out).__name__}"
+        raise TypeError(f"model must return one tensor, got {what}; wrap it in a module that returns the logits.")
+    if not out.is_floating_point():
+        raise TypeError(f"model must return real floating-point numbers, got {out.dtype}; return the logits.")
+    if out.ndim < 1 or out.shape[0] != samples:
+        raise ValueError(
+            f"model must return one output per sample: got shape {tuple(out.shape)} for {samples} samples; "
+            "keep the samples in the first dimension."
+        )
+    if out.numel() == 0:
+        raise ValueError(f"model returned an empty output of shape {tuple(out.shape)}.")
+    if likelihood == "categorical":
+        if out.ndim != 2:
+            raise ValueError(
+                f"the categorical likelihood needs outputs of shape (N, classes), got {tuple(out.shape)}; reshape the "
+                'model\'s output, or use likelihood="gaussian".'
+            )
+        if out.shape[1] == 1:
+            raise ValueError(
+                "the categorical likelihood needs at least two outputs: with one the softmax is constant and its "
+                'Fisher matrix zero. Use likelihood="gaussian", or two logits (z, 0) for a binary label.'
+            )
+    bad = ~torch.isfinite(out).reshape(samples, -1).all(1)
+    if bool(bad.any()):
+        which = bad.nonzero().flatten().tolist()
+        shown = ", ".join(map(str, which[:5])) + (", ..." if len(which) > 5 else "")
+        raise ValueError(
+            f"the model's output is not finite (NaN or infinity) for {len(which)} of {samples} samples ({shown}); "
+            "the batch is finite, so the model itself overflows: measure.signal says where."
+        )
+    return out
+
+
+def check_targets(targets: object, out: Tensor, likelihood: str, kind: str) -> Tensor | None:
+    """Insist on targets that fit the outputs; only the empirical Fisher matrix needs any.
+
+    Returns:
+        The targets, or None.
+
+    Raises:
+        TypeError: If they are not a tensor of the right type.
+        ValueError: If they are missing, of the wrong shape, out of range or not finite.
+    """
+    if targets is None:
+        if kind == "empirical":
+            raise ValueError('kind="empirical" needs targets; pass targets=, or use kind="true".')
+        return None
+    if not isinstance(targets, Tensor):
+        raise TypeError(f"targets must be a torch.Tensor, got {type(targets).__name__}; convert it first.")
+    n, outputs = out.shape[0], out[0].numel()
+    if likelihood == "gaussian":
+        if targets.numel() != out.numel() or targets.shape[:1] != (n,):
+            raise ValueError(f"targets must have the output's shape {tuple(out.shape)}, got {tuple(targets.shape)}.")
+        if not bool(torch.isfinite(targets.double()).all()):
+            raise ValueError("targets hold non-finite values (NaN or infinity); clean or drop them first.")
+        return targets
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise TypeError(f"targets must be integer class labels, got {targets.dtype}; convert them with .long().")
+    if targets.shape != (n,):
+        raise ValueError(f"targets must have shape ({n},), got {tuple(targets.shape)}; pass one label per sample.")
+    low, high = int(targets.min()), int(targets.max())
+    if low < 0 or high >= outputs:
+        raise ValueError(
+            f"targets must be labels from 0 to {outputs - 1}, got labels from {low} to {high}; the model has {outputs} "
+            "outputs."
+        )
+    return targets.long()
+
+
+def check_choice(argument: str, value: object, allowed: object) -> None:
+    """Insist on one of a Literal's words.
+
+    Raises:
+        unknown_name: A ValueError with near matches, otherwise.
+    """
+    names = get_args(allowed)
+    if value not in names:
+        raise unknown_name(argument, value, names)

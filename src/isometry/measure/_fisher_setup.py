@@ -1,0 +1,243 @@
+"""What a Fisher measurement is about: the checked arguments, the model's output, and a watch on the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isometry import roles
+from isometry._base import check_budget, check_finite, check_tensor, unknown_name
+from isometry.measure._fisher_roots import Kind, Likelihood, check_output, check_targets, root_rows, row_count
+from isometry.measure._gram import CHUNK_BYTES
+from isometry.measure._gram_plan import Plan, make_plan
+from isometry.tape import untouched
+
+__all__ = ["Setup", "choose_parameters", "make_setup"]
+
+_BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
+_RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU)
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """Everything that later computations on the same Fisher matrix need.
+
+    Attributes:
+        model: The model itself, not a copy.
+        x: A copy of the batch.
+        plan: How each parameter's rows are had.
+        likelihood: The output's likelihood.
+        kind: Which Fisher matrix.
+        out: The model's output, detached.
+        rows: V, the root's rows per sample.
+        fixed: For the empirical and Monte-Carlo kinds, the root's cotangents (V, *out.shape).
+    """
+
+    model: nn.Module
+    x: Tensor
+    plan: Plan
+    likelihood: Likelihood
+    kind: Kind
+    out: Tensor
+    rows: int
+    fixed: Tensor | None
+    _fingerprint: tuple[tuple[int, float], ...] = field(repr=False)
+
+    def cotangents(self) -> Tensor:
+        """Make the root's cotangents.
+
+        Returns:
+            Shape (V, *out.shape).
+        """
+        if self.fixed is not None:
+            return self.fixed
+        return root_rows(self.out, likelihood=self.likelihood, kind=self.kind, targets=None, draws=1, generator=None)
+
+    @contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Run something more on the model, which must be as it was when it was measured.
+
+        Yields:
+            Nothing.
+
+        Raises:
+            RuntimeError: If a parameter or buffer has changed since.
+        """
+        if _fingerprint(self.model) != self._fingerprint:
+            raise RuntimeError(
+                "the model's parameters or buffers have changed since this Fisher matrix was measured; measure it "
+                "again, or ask for everything before training goes on."
+            )
+        with untouched(self.model), torch.enable_grad():
+            yield
+
+    def dense_bytes(self) -> int:
+        """Foresee the peak memory of the dense dual, in bytes: matrix, its copy for the solver, rows and activations.
+
+        Returns:
+            A number of bytes, not counting the parameters.
+        """
+        n, item = self.plan.samples, self.out.element_size()
+        size = n * self.rows
+        calls = self.plan.calls.values()
+        activations = n * item * sum(c.input_numel + c.output_numel for c in calls)
+        widest = max((c.output_numel for c in calls), default=0)
+        again = sum(  # cotangents of reused modules wait for the last call
+            self.plan.calls[o].output_numel for b in self.plan.bundles if len(b.calls) > 1 for o in b.calls
+        )
+        rows = size * (widest * (2 * item + 8) + again * (item + 8))
+        formed = CHUNK_BYTES if self.plan.general or any(c.kind != "linear" for c in calls) else 0
+        return 2 * 8 * size * size + 8 * size * -(-size // 3) + activations + rows + formed
+
+    def check_dense(self, budget: int | None) -> int:
+        """Refuse a dual that is over the budget.
+
+        Returns:
+            The bytes that it needs.
+        """
+        size = self.plan.samples * self.rows
+        return check_budget(
+            self.dense_bytes(),
+            budget,
+            what=f"the dual Gram matrix of {size} x {size} (samples times rows per sample)",
+            instead="Take fewer samples, use fisher(..., dense=False).top(k), which needs only products with it,",
+        )
+
+
+def make_setup(
+    model: object,
+    x: object,
+    *,
+    targets: object,
+    likelihood: Likelihood,
+    kind: Kind,
+    params: str | Iterable[str],
+    draws: int,
+    generator: torch.Generator | None,
+) -> Setup:
+    """Check every argument, run the model once and plan the measurement.
+
+    Returns:
+        The setup.
+
+    Raises:
+        TypeError: If an argument has a wrong type.
+        ValueError: If the model or the batch cannot be measured; the message says why.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; build the model first.")
+    batch = check_finite("x", check_tensor("x", x, min_ndim=1)).detach().clone()
+    parameters = choose_parameters(model, params)
+    _refuse_train_mode(model)
+    with untouched(model):
+        with torch.no_grad():
+            out = check_output(_deterministic(model, batch), len(batch), likelihood)
+        labels = check_targets(targets, out, likelihood, kind)
+        plan = make_plan(model, batch, parameters)
+    fixed = None
+    if kind != "true":
+        fixed = root_rows(out, likelihood=likelihood, kind=kind, targets=labels, draws=draws, generator=generator)
+    rows = row_count(likelihood, kind, out[0].numel(), draws)
+    return Setup(model, batch, plan, likelihood, kind, out, rows, fixed, _fingerprint(model))
+
+
+def choose_parameters(model: nn.Module, params: str | Iterable[str]) -> dict[str, nn.Parameter]:
+    """Pick parameters by a word or by name patterns; tied ones once, under their first name.
+
+    Args:
+        model: The model.
+        params: "all"; "hidden" (all but the output layer's, as in the paper; the input layer's belong to it); or one
+            or several patterns of names, as in ``fnmatch``.
+
+    Returns:
+        Parameters by name, whether they require a gradient or not.
+
+    Raises:
+        TypeError: If ``params`` is neither.
+        ValueError: If the model has no parameters, or lazy ones.
+        unknown_name: A ValueError with near matches, if a pattern matches nothing.
+    """
+    everything = {name: p for name, p in model.named_parameters() if p.numel()}
+    if not everything:
+        raise ValueError("model has no parameters, so its Fisher matrix is empty; pass a model that has some.")
+    lazy = [name for name, p in everything.items() if nn.parameter.is_lazy(p)]
+    if lazy:
+        raise ValueError(f"model has uninitialized lazy parameters ({lazy[0]!r}); run it once on a batch first.")
+    if params == "all":
+        return everything
+    if params == "hidden":
+        outputs = {row.module_name for row in roles.table(model) if row.role == "output"}
+        chosen = {
+            n: p for n, p in everything.items() if n.rpartition(".")[0].split(".parametrizations")[0] not in outputs
+        }
+        if not chosen:
+            raise ValueError('params="hidden" leaves no parameters: the model has an output layer only; use "all".')
+        return chosen
+    patterns = [params] if isinstance(params, str) else list(params)
+    if not patterns or not all(isinstance(p, str) for p in patterns):
+        raise TypeError('params must be "all", "hidden" or patterns of parameter names; got none or not strings.')
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in everything):
+            raise unknown_name("params pattern", pattern, ["all", "hidden", *everything])
+    return {n: p for n, p in everything.items() if any(fnmatchcase(n, pattern) for pattern in patterns)}
+
+
+def _refuse_train_mode(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        batch = isinstance(module, _BATCH_STATISTICS) and (module.training or module.running_mean is None)
+        random = isinstance(module, _RANDOM) and module.training and getattr(module, "p", 1.0) > 0
+        recurrent = isinstance(module, nn.RNNBase) and module.training and module.dropout > 0
+        attention = isinstance(module, nn.MultiheadAttention) and module.training and module.dropout > 0
+        if batch and not module.training:
+            raise ValueError(
+                f"model: {name!r} ({type(module).__name__}) normalizes by the batch even in eval mode, since it tracks "
+                "no running statistics; per-sample quantities are undefined. Build it with track_running_stats=True."
+            )
+        if batch or random or recurrent or attention:
+            raise ValueError(
+                f"model: {name!r} ({type(module).__name__}) is in train mode, where outputs depend on "
+                f"{'the rest of the batch' if batch else 'chance'} and per-sample quantities are undefined; call "
+                "model.eval() first."
+            )
+
+
+def _deterministic(model: nn.Module, x: Tensor) -> object:
+    """Run a model and refuse it if it drew random numbers.
+
+    Returns:
+        Its output.
+
+    Raises:
+        ValueError: If the state of torch's or NumPy's generator moved.
+    """
+    cuda = torch.cuda.is_available() and x.is_cuda
+    before = torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if cuda else None, _numpy_state()
+    out: object = model(x.clone())
+    same = torch.equal(before[0], torch.get_rng_state()) and before[2] == _numpy_state()
+    if before[1] is not None:
+        same = same and torch.equal(before[1], torch.cuda.get_rng_state(x.device))
+    if not same:
+        raise ValueError(
+            "model draws random numbers in its forward pass, so its Fisher matrix at a batch is undefined; switch the "
+            "randomness off (model.eval(), or a fixed noise)."
+        )
+    return out
+
+
+def _numpy_state() -> tuple[bytes, int]:
+    state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 - the global one is what a model would use
+    return bytes(state["key"]), int(state["pos"])
+
+
+def _fingerprint(model: nn.Module) -> tuple[tuple[int, float], ...]:
+    tensors = [*model.parameters(), *model.buffers()]
+    with torch.no_grad():
+        return tuple(
+            (t._version, float(torch.linalg.vector_norm(t)) if t.is_floating_point() else 0.0) for t in tensors
+        )

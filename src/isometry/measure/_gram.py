@@ -1,0 +1,317 @@
+"""The Gram matrix of a model's parameter Jacobians, without forming them where a closed form is known.
+
+For outputs f(x_n) in R^C and cotangents c_{v,n}, row (v, n) is J_theta(x_n)^T c_{v,n}. The matrix of all inner products
+between rows is a sum over parameters. For a linear layer it is (activations' Gram + 1) times (cotangents' Gram),
+elementwise, so one forward and one backward sweep and a product per layer give the whole matrix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from isometry.measure._gram_general import general_contribution
+from isometry.measure._gram_modules import Layout, by_sample, outer_backs, outer_features, scale_rows, token_features
+from isometry.measure._gram_plan import Bundle, CallPlan, Plan
+from isometry.measure._gram_sums import DenseFeatures, FullGram, GramSum, SampleGrams, TokenFeatures
+from isometry.tape import Call, StaleActivationError, record
+
+__all__ = ["CHUNK_BYTES", "Sums", "accumulate"]
+
+CHUNK_BYTES = 64 * 1024**2  # of formed rows at a time
+Sums = Callable[[str], "FullGram | SampleGrams"]  # layer -> where its contributions go
+Done = Callable[[str], None]  # called when a layer has all its contributions
+
+
+@dataclass
+class _Waiting:
+    """Activations and cotangents of a bundle's calls, until the last has come."""
+
+    bundle: Bundle
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    backs: dict[int, Tensor] = field(default_factory=dict)
+
+
+def accumulate(
+    model: nn.Module,
+    x: Tensor,
+    plan: Plan,
+    cotangents: Callable[[Tensor], Tensor],
+    sums: Sums,
+    *,
+    done: Done | None = None,
+    restart: Callable[[], None],
+) -> tuple[Tensor, Tensor]:
+    """Add every chosen parameter's contribution to the Gram matrix.
+
+    Args:
+        model: The model, in the mode that is measured.
+        x: The batch.
+        plan: From ``make_plan``, for this model and batch.
+        cotangents: Turns the model's output into cotangents (V, *output.shape); called once per attempt.
+        sums: Gives the matrix that a layer's contributions are added to.
+        done: Called with a layer's name when nothing more will be added for it.
+        restart: Called to zero everything when a cheap attempt failed and a more careful one begins.
+
+    Returns:
+        The model's output, and the cotangents that were used.
+
+    Raises:
+        StaleActivationError: If activations are overwritten although copies were kept.
+        OutOfMemoryError: If the device's memory does not suffice.
+        RuntimeError: If the model's backward pass fails by itself.
+    """
+    copy, batched = False, True
+    while True:
+        try:
+            return _attempt(model, x, plan, cotangents, sums, done, copy=copy, batched=batched)
+        except StaleActivationError:
+            if copy:
+                raise
+            copy = True  # the model overwrites activations in place: keep copies
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            if not batched:
+                raise
+            batched = False  # an operation that vmap cannot take: sweep once per direction
+        restart()
+
+
+def _attempt(
+    model: nn.Module,
+    x: Tensor,
+    plan: Plan,
+    cotangents: Callable[[Tensor], Tensor],
+    sums: Sums,
+    done: Done | None,
+    *,
+    copy: bool,
+    batched: bool,
+) -> tuple[Tensor, Tensor]:
+    needed = {order for bundle in plan.bundles for order in bundle.calls}
+    calls: dict[int, Call] = {}
+    left = _LayersLeft(plan, done)
+
+    def keep(call: Call) -> None:
+        if call.order in needed:
+            calls[call.order] = call
+
+    with (
+        record(model, lambda n, _m: n in plan.watched, keep=False, on_call=keep, cotangents=True, copy=copy) as tape,
+        torch.enable_grad(),
+    ):
+        out = model(x.clone())
+        back = cotangents(out.detach())
+        _check_calls(plan, calls)
+        if calls and out.requires_grad:
+            sweep = _Sweep(plan, calls, sums, left)
+            tape.pull_back(out, back, sweep.hear, batched=batched)
+            sweep.flush()
+    for group, names in plan.general_groups().items():
+        general_contribution(model, x, {n: plan.parameters[n] for n in names}, back, sums(group), CHUNK_BYTES)
+        for name in names:
+            left.finished(group, name)
+    left.flush()
+    return out.detach(), back
+
+
+class _LayersLeft:
+    """Says when a layer has had all its contributions."""
+
+    def __init__(self, plan: Plan, done: Done | None) -> None:
+        self.done = done
+        self.names: dict[str, set[str]] = {}
+        for bundle in plan.bundles:
+            self.names.setdefault(bundle.group, set()).update(bundle.names.values())
+        for group, names in plan.general_groups().items():
+            self.names.setdefault(group, set()).update(names)
+
+    def finished(self, group: str, *names: str) -> None:
+        self.names[group] -= set(names)
+        if not self.names[group]:
+            del self.names[group]
+            if self.done is not None:
+                self.done(group)
+
+    def flush(self) -> None:
+        """Finish the layers that no cotangent reached."""
+        for group in list(self.names):
+            self.finished(group, *self.names[group])
+
+
+class _Sweep:
+    """Hears the cotangents of one backward sweep and adds each bundle once its last call has been heard."""
+
+    def __init__(self, plan: Plan, calls: dict[int, Call], sums: Sums, left: _LayersLeft) -> None:
+        self.plan, self.calls, self.sums, self.left = plan, calls, sums, left
+        self.users: dict[int, list[_Waiting]] = {}
+        for bundle in plan.bundles:
+            waiting = _Waiting(bundle)
+            for order in bundle.calls:
+                self.users.setdefault(order, []).append(waiting)
+
+    def hear(self, call: Call, back: Tensor) -> None:
+        planned = self.calls.pop(call.order, None)
+        if planned is None:
+            return
+        for waiting in self.users.pop(call.order):
+            waiting.inputs[call.order] = call.input
+            waiting.backs[call.order] = back
+            if len(waiting.backs) == len(waiting.bundle.calls):
+                self._add(waiting)
+
+    def flush(self) -> None:
+        """Add the bundles some of whose calls do not influence the output."""
+        pending = {id(w): w for users in self.users.values() for w in users if w.backs}
+        for waiting in pending.values():
+            self._add(waiting)
+
+    def _add(self, waiting: _Waiting) -> None:
+        bundle = waiting.bundle
+        calls = [self.plan.calls[order] for order in sorted(waiting.backs)]
+        tensors = [(waiting.inputs[c.order], waiting.backs[c.order]) for c in calls]
+        _contribute(bundle, calls, tensors, self.plan.samples, self.sums(bundle.group))
+        waiting.inputs.clear()
+        waiting.backs.clear()
+        self.left.finished(bundle.group, *bundle.names.values())
+
+
+def _contribute(
+    bundle: Bundle, calls: list[CallPlan], tensors: list[tuple[Tensor, Tensor]], samples: int, into: GramSum
+) -> None:
+    kinds = {call.kind for call in calls}
+    if kinds <= {"linear", "conv"}:
+        _add_products(bundle, calls, tensors, samples, into)
+    elif kinds == {"embedding"}:
+        tokens, back = _tokens(calls, tensors, samples)
+        _add_tokens(tokens, back, into)
+    elif kinds == {"norm"}:
+        for word in bundle.names:
+            parts = [
+                scale_rows(c.module, x, a, _layout(c), samples, (word,))[word]
+                for c, (x, a) in zip(calls, tensors, strict=True)
+            ]
+            into.add_rows(_total(parts))
+    else:
+        _add_mixed(calls, tensors, samples, into)
+
+
+def _layout(call: CallPlan) -> Layout:
+    if call.layout is None:  # pragma: no cover - such calls are not in bundles
+        raise AssertionError(call.name)
+    return call.layout
+
+
+def _check_calls(plan: Plan, calls: dict[int, Call]) -> None:
+    """Insist that the whole batch went the way that the two samples of the plan went.
+
+    Raises:
+        ValueError: If modules were called in another order, or on other shapes.
+    """
+    for bundle in plan.bundles:
+        for order in bundle.calls:
+            planned, call = plan.calls[order], calls.get(order)
+            if (
+                call is None
+                or call.name != planned.name
+                or call.output_shape.numel() != planned.output_numel * plan.samples
+            ):
+                raise ValueError(
+                    f"model: {planned.name!r} is called differently on the whole batch than on two of its samples, so "
+                    "per-sample quantities are undefined; remove the dependence on the batch's size or content."
+                )
+
+
+def _add_products(
+    bundle: Bundle, calls: list[CallPlan], tensors: list[tuple[Tensor, Tensor]], samples: int, into: GramSum
+) -> None:
+    weight, bias = "weight" in bundle.names, "bias" in bundle.names
+    # Calls of a reused module are more positions.
+    back = _joined([outer_backs(c.module, a, _layout(c), samples) for c, (_, a) in zip(calls, tensors, strict=True)], 2)
+    if not weight:
+        into.add_rows(back.sum(2).flatten(2))
+        return
+    f = _joined([outer_features(c.module, x, _layout(c), samples) for c, (x, _) in zip(calls, tensors, strict=True)], 1)
+    _, positions, groups, inside = f.shape
+    outside = back.shape[-1]
+    if (positions == 1 and groups == 1) or into.pair_cost(positions, inside, outside) < 1:
+        for g in range(groups):
+            into.add_outer(back[..., g, :], DenseFeatures(f[:, :, g], 1.0 if bias else 0.0))
+        return
+    if bias:
+        into.add_rows(back.sum(2).flatten(2))
+    per_output = back.shape[0] * samples * inside * (back.element_size() + 8)
+    width = max(1, CHUNK_BYTES // per_output)  # outputs whose rows are formed at a time
+    depth = max(1, width // outside)  # or whole groups
+    for g in range(0, groups, depth):
+        for o in range(0, outside, width):
+            rows = torch.einsum("vnpgo,npgi->vngoi", back[..., g : g + depth, o : o + width], f[:, :, g : g + depth])
+            into.add_rows(rows.flatten(2))
+
+
+def _tokens(calls: list[CallPlan], tensors: list[tuple[Tensor, Tensor]], samples: int) -> tuple[Tensor, Tensor]:
+    tokens = [token_features(c.module, x, _layout(c), samples) for c, (x, _) in zip(calls, tensors, strict=True)]
+    backs = [by_sample(a, _layout(c), samples, 1, lead=1) for c, (_, a) in zip(calls, tensors, strict=True)]
+    return _joined(tokens, 1), _joined(backs, 2)
+
+
+def _add_tokens(tokens: Tensor, back: Tensor, into: GramSum) -> None:
+    used, ids = torch.unique(tokens, return_inverse=True)
+    ids = torch.where(tokens < 0, -1, ids)
+    if into.pair_cost(tokens.shape[1], len(used), back.shape[-1]) < 1:
+        into.add_outer(back, TokenFeatures(ids))
+        return
+    width = max(1, CHUNK_BYTES // (back.shape[0] * back.shape[1] * back.shape[-1] * (back.element_size() + 8)))
+    for start in range(0, len(used), width):
+        into.add_rows(_token_rows(ids, back, start, min(start + width, len(used))).flatten(2))
+
+
+def _token_rows(ids: Tensor, back: Tensor, start: int, stop: int) -> Tensor:
+    """Sum cotangents by token, for tokens from start to stop.
+
+    Returns:
+        Shape (V, N, stop - start, features).
+    """
+    v, n, _, width = back.shape
+    inside = (ids >= start) & (ids < stop)
+    place = torch.where(inside, ids - start, stop - start)  # what is outside falls into one extra row
+    rows = back.new_zeros(v, n, stop - start + 1, width)
+    rows.scatter_add_(2, place[None, :, :, None].expand(v, n, -1, width), back)
+    return rows[:, :, :-1]
+
+
+def _add_mixed(calls: list[CallPlan], tensors: list[tuple[Tensor, Tensor]], samples: int, into: GramSum) -> None:
+    """Add a weight that an embedding and a linear layer share: its rows are formed, some tokens at a time."""
+    outside = max(call.module.get_parameter("weight").shape[0] for call in calls)
+    ready = []
+    for call, (x, a) in zip(calls, tensors, strict=True):
+        if call.kind == "embedding":
+            f, back = _tokens([call], [(x, a)], samples)
+        else:
+            f = outer_features(call.module, x, _layout(call), samples)[:, :, 0]
+            back = outer_backs(call.module, a, _layout(call), samples)[..., 0, :]
+        ready.append((call.kind == "embedding", f, back))
+    inside = calls[0].module.get_parameter("weight").shape[1]
+    width = max(1, CHUNK_BYTES // (tensors[0][1].shape[0] * samples * inside * (tensors[0][1].element_size() + 8)))
+    for start in range(0, outside, width):
+        stop = min(start + width, outside)
+        rows = [
+            _token_rows(f, back, start, stop) if is_token else torch.einsum("vnpo,npi->vnoi", back[..., start:stop], f)
+            for is_token, f, back in ready
+        ]
+        into.add_rows(_total([r.flatten(2) for r in rows]))
+
+
+def _joined(parts: list[Tensor], dim: int) -> Tensor:
+    return torch.cat(parts, dim) if len(parts) > 1 else parts[0]
+
+
+def _total(parts: list[Tensor]) -> Tensor:
+    total = parts[0]
+    for part in parts[1:]:
+        total = total + part
+    return total
