@@ -1,8 +1,12 @@
 """Initializers: of tensors (in place, trailing underscore; the pure twin makes a new tensor) and of whole models."""
 
+from isometry.init._critical import critical_
 from isometry.init._delta_orthogonal import delta_orthogonal, delta_orthogonal_
 from isometry.init._gaussian import gaussian, gaussian_
+from isometry.init._inputs import scale_inputs
+from isometry.init._operating_point import OperatingPoint, operating_point
 from isometry.init._orthogonal import orthogonal, orthogonal_
+from isometry.init._table import InitRow, InitTable, LayerCheck
 
 __all__ = [
     # one tensor
@@ -12,4 +16,13 @@ __all__ = [
     "gaussian_",
     "orthogonal",
     "orthogonal_",
+    # a whole model
+    "critical_",
+    "InitTable",
+    "InitRow",
+    "LayerCheck",
+    "OperatingPoint",
+    "operating_point",
+    # its inputs
+    "scale_inputs",
 ]
