@@ -1,0 +1,233 @@
+"""All that is measured and predicted before any rule speaks."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+
+from isometry import measure, theory
+from isometry._base import MemoryBudgetError, progress
+from isometry.diagnosis._case import Case
+from isometry.diagnosis._chain import Chain, find_chain
+from isometry.diagnosis._prediction import Phase, Prediction, phase_of, predict
+from isometry.diagnosis._response import Response, measure_response
+
+__all__ = ["Evidence", "JacobianEvidence", "Skipped", "gather"]
+
+T = TypeVar("T")
+JACOBIAN_INPUTS = 8
+JACOBIAN_UNITS = 1024  # a wider layer's Jacobian is left to measure.jacobian
+FISHER_ROWS = 1500  # rows of the dual Gram matrix up to which the spectrum is worth its time here
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What was not measured.
+
+    Attributes:
+        what: The part.
+        why: The reason.
+    """
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class JacobianEvidence:
+    """Singular values of the Jacobian between the first and the last hidden pre-activations, with their law.
+
+    Attributes:
+        values: One list for each input.
+        start: Where it starts.
+        stop: Where it stops.
+        law: What theory predicts at the net's own scales, or None.
+    """
+
+    values: tuple[tuple[float, ...], ...]
+    start: str | None
+    stop: str | None
+    law: theory.JacobianLaw | None
+
+    @property
+    def s_max(self) -> float:
+        """The largest, mean over inputs."""
+        return sum(v[0] for v in self.values) / len(self.values)
+
+    @property
+    def s_min(self) -> float:
+        """The smallest, mean over inputs."""
+        return sum(v[-1] for v in self.values) / len(self.values)
+
+    @property
+    def mean_square(self) -> float:
+        """Mean of the squares."""
+        return sum(s * s for v in self.values for s in v) / sum(len(v) for v in self.values)
+
+
+@dataclass(eq=False)
+class Evidence:
+    """Everything that rules may look at.
+
+    Attributes:
+        case: The case.
+        response: How the network answers to its inputs and to one small step.
+        signal: The signal by layer; None if it could not be measured.
+        chain: The chain that theory describes, or None.
+        prediction: What theory says of it, or None.
+        phase: The phase diagram around it, or None.
+        jacobian: Singular values, or None.
+        fisher: The Fisher spectrum, or None.
+        bounds: The two upper bounds of the hidden layers' largest eigenvalue, as far as they apply.
+        skipped: What was not measured, and why.
+        seconds: Time by part.
+    """
+
+    case: Case
+    response: Response
+    signal: measure.SignalResult | None = None
+    chain: Chain | None = None
+    prediction: Prediction | None = None
+    phase: Phase | None = None
+    jacobian: JacobianEvidence | None = None
+    fisher: measure.Fisher | None = None
+    bounds: dict[str, float] = field(default_factory=dict)
+    skipped: list[Skipped] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def finite(self) -> bool:
+        """Whether parameters, signal and gradient are all finite."""
+        parameters = all(bool(torch.isfinite(p).all()) for p in self.case.model.parameters())
+        return parameters and math.isfinite(self.response.output_q) and not math.isnan(self.response.strongest)
+
+
+PARTS = ("response", "signal", "chain", "theory", "phase diagram", "Jacobian", "Fisher information")
+
+
+def gather(case: Case, *, budget: int | None = None) -> Evidence:
+    """Measure everything that the rules need, cheap things first.
+
+    What does not apply to this model, or would not fit into the budget, is listed in ``skipped`` with the reason.
+
+    Args:
+        case: The case.
+        budget: Bytes that a dense measurement may take; None for the library's default.
+
+    Returns:
+        The evidence.
+    """
+    started = time.perf_counter()
+    evidence = Evidence(case, measure_response(case))
+    evidence.seconds["response"] = time.perf_counter() - started
+    _part(evidence, 1, lambda: setattr(evidence, "signal", _signal(case)))
+    if not evidence.finite:
+        for what in PARTS[2:]:
+            evidence.skipped.append(Skipped(what, "parameters, signal or gradient are not finite"))
+        return evidence
+    _part(evidence, 2, lambda: _chain(evidence))
+    _part(evidence, 3, lambda: _predict(evidence))
+    _part(evidence, 4, lambda: _phase(evidence))
+    _part(evidence, 5, lambda: _jacobian(evidence, budget))
+    _part(evidence, 6, lambda: _fisher(evidence, budget))
+    progress("Diagnosis", len(PARTS), len(PARTS))
+    return evidence
+
+
+class _NotApplicableError(Exception):
+    """A part that does not apply to this model; the message says why."""
+
+
+def _part(evidence: Evidence, index: int, run: Callable[[], Any]) -> None:
+    what = PARTS[index]
+    progress("Diagnosis", index, len(PARTS))
+    started = time.perf_counter()
+    try:
+        run()
+    except (
+        _NotApplicableError,
+        MemoryBudgetError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+        AttributeError,
+    ) as error:
+        evidence.skipped.append(Skipped(what, " ".join(str(error).split())[:400]))
+    evidence.seconds[what] = time.perf_counter() - started
+
+
+def _signal(case: Case) -> measure.SignalResult:
+    generator = torch.Generator().manual_seed(case.seed)
+    return measure.signal(case.model, case.x, case.y, training=False, generator=generator)
+
+
+def _chain(evidence: Evidence) -> None:
+    evidence.chain, why = find_chain(evidence.case)
+    if evidence.chain is None:
+        evidence.skipped.append(Skipped("mean-field theory", why))
+
+
+def _hidden(evidence: Evidence) -> tuple[measure.LayerSignal, ...]:
+    if evidence.chain is None or evidence.signal is None:
+        raise _NotApplicableError("the model is not a chain that mean-field theory describes")
+    names = {layer.name for layer in evidence.chain.layers[:-1]}
+    return tuple(layer for layer in evidence.signal.weight_layers if layer.name in names)
+
+
+def _predict(evidence: Evidence) -> None:
+    first = _hidden(evidence)[0]
+    if evidence.chain is not None and first.q > 0:
+        evidence.prediction = predict(evidence.chain, first.q, first.correlation)
+
+
+def _phase(evidence: Evidence) -> None:
+    if evidence.chain is None:
+        raise _NotApplicableError("the model is not a chain that mean-field theory describes")
+    evidence.phase = phase_of(evidence.chain)
+
+
+def _jacobian(evidence: Evidence, budget: int | None) -> None:
+    case, chain = evidence.case, evidence.chain
+    x = case.x[:JACOBIAN_INPUTS]
+    start, stop = (
+        (chain.layers[0].name, chain.layers[-2].name) if chain is not None and chain.depth > 1 else (None, None)
+    )
+    units = max((layer.units for layer in evidence.signal.layers), default=0) if evidence.signal is not None else 0
+    if start is not None and units > JACOBIAN_UNITS:
+        start = stop = None
+    if not x.is_floating_point():
+        raise _NotApplicableError("the inputs are integers; a Jacobian needs real ones")
+    found = measure.jacobian(case.model, x, start=start, stop=stop, budget=budget)
+    values = found.singular_values()
+    law = _law(evidence) if start is not None else None
+    evidence.jacobian = JacobianEvidence(tuple(tuple(map(float, row)) for row in values), start, stop, law)
+
+
+def _law(evidence: Evidence) -> theory.JacobianLaw | None:
+    chain, prediction = evidence.chain, evidence.prediction
+    if chain is None or prediction is None or not prediction.q_star or not chain.uniform:
+        return None
+    if not all(layer.fan_in == layer.fan_out for layer in chain.layers[1:-1]):
+        return None
+    return theory.jacobian_law(
+        chain.activation_like,
+        depth=chain.depth - 1,
+        q_star=prediction.q_star,
+        sigma_w=chain.sigma_w,
+        weights="orthogonal" if chain.weights == "orthogonal" else "gaussian",
+    )
+
+
+def _fisher(evidence: Evidence, budget: int | None) -> None:
+    case = evidence.case
+    count = max(2, min(len(case.x), FISHER_ROWS // max(case.outputs - 1, 1)))
+    evidence.fisher = measure.fisher(case.model, case.x[:count], likelihood=case.likelihood, budget=budget)
+    if count < len(case.x):
+        evidence.skipped.append(
+            Skipped("Fisher information of all samples", f"{case.outputs} outputs: {count} samples were used")
+        )

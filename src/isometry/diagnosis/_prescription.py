@@ -1,0 +1,185 @@
+"""What to change: an initialization that can be applied, and what no initialization cures, in words."""
+
+from __future__ import annotations
+
+import copy
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isometry import init
+from isometry._base import Cost, Result, stopwatch
+from isometry.diagnosis._case import Case
+from isometry.diagnosis._finding import Finding
+
+__all__ = ["INCURABLE", "Change", "Prescription", "write_prescription"]
+
+# Findings whose cause lies in the model's code or in its frozen values, with what to do about each.
+INCURABLE = {
+    "bounded_outputs": "Return logits: no initialization lets a bounded output fit the cross-entropy.",
+    "dropout": "Lower the dropout rate: what dropout removes no initialization brings back.",
+    "no_gradient": "If a detach(), a no_grad() or a frozen readout cuts the gradient, remove it: weights cannot help.",
+    "unreachable_parameters": "Reconnect or freeze the parameters that no gradient reaches.",
+    "constant_output": "If the model averages over the batch or drops its input, mend that: weights cannot help.",
+    "gradient_underflow": "If a constant factor in the model's code shrinks the signal, remove it.",
+    "input_scale": "Standardize the inputs in the data pipeline; the first layer absorbs their scale only as it stands.",
+}
+
+
+@dataclass(frozen=True)
+class Change(Result):
+    """What happens to one parameter.
+
+    Attributes:
+        name: The parameter.
+        action: "set", "scaled", "kept" or "skipped".
+        detail: How, or why not.
+    """
+
+    name: str
+    action: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Prescription(Result):
+    """An initialization for one model.
+
+    Attributes:
+        summary: One sentence.
+        changes: One row for each parameter.
+        input_scale: What the inputs must still be multiplied with; None if nothing.
+        notes: What no initialization cures, and remarks.
+        sigma_w: sigma_w of the hidden layers; None without an operating point.
+        sigma_b: sigma_b of the hidden layers; None likewise.
+        q_star: Second moment that is aimed at; None likewise.
+        seed: Seed of the draw: applying it again gives the same weights.
+        cost: What it took.
+    """
+
+    summary: str
+    changes: tuple[Change, ...]
+    input_scale: float | None
+    notes: tuple[str, ...]
+    sigma_w: float | None
+    sigma_b: float | None
+    q_star: float | None
+    seed: int
+    cost: Cost = field(default_factory=Cost)
+    _options: dict[str, Any] = field(default_factory=dict, repr=False)
+    _batch: Tensor | None = field(default=None, repr=False)
+    _model: nn.Module | None = field(default=None, repr=False)
+
+    def apply_(self, model: nn.Module) -> nn.Module:
+        """Overwrite a model's parameters as prescribed; the same draw every time.
+
+        Args:
+            model: The diagnosed model, or one with the same parameters.
+
+        Returns:
+            The model.
+        """
+        _initialize(model, self._batch, self.seed, self._options)
+        return model
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the prescribed state as a safetensors file, whole or not at all.
+
+        Args:
+            path: The file; load it with ``safetensors.torch.load_model(model, path)``.
+
+        Returns:
+            The path.
+
+        Raises:
+            RuntimeError: If the prescription no longer knows its model.
+        """
+        from safetensors.torch import save_model
+
+        if self._model is None:
+            raise RuntimeError("this prescription does not know its model; apply it to one and save that.")
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        prescribed = self.apply_(copy.deepcopy(self._model))
+        handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
+        os.close(handle)
+        try:
+            save_model(prescribed, part)
+            os.replace(part, target)
+        except BaseException:  # Ctrl-C too
+            Path(part).unlink(missing_ok=True)
+            raise
+        return target
+
+    def __str__(self) -> str:
+        touched = [c for c in self.changes if c.action in ("set", "scaled")]
+        lines = [f"{self.summary} ({len(touched)} of {len(self.changes)} parameters are set)"]
+        lines += [f"  {c.name}: {c.action}: {c.detail}" for c in self.changes[:20]]
+        if len(self.changes) > 20:
+            lines.append(f"  ... and {len(self.changes) - 20} more")
+        if self.input_scale is not None:
+            lines.append(f"  multiply the inputs by {self.input_scale:.4g}")
+        return "\n".join([*lines, *(f"  note: {n}" for n in self.notes)])
+
+
+def write_prescription(case: Case, findings: tuple[Finding, ...], *, q_star: float | None) -> Prescription:
+    """Work out the prescription on a copy of the model.
+
+    Args:
+        case: The case.
+        findings: What was found; remedies that no initialization replaces become notes.
+        q_star: Second moment to aim at; None lets the initializer choose.
+
+    Returns:
+        The prescription.
+    """
+    options: dict[str, Any] = {} if q_star is None else {"q_star": q_star}
+    with stopwatch() as watch:
+        done = _initialize(copy.deepcopy(case.original), case.x, case.seed, options)
+    return Prescription(
+        summary=done.summary,
+        changes=tuple(Change(r.name, r.action, _detail(r)) for r in done.rows),
+        input_scale=done.input_scale,
+        notes=(*_incurable(findings), *done.notes),
+        sigma_w=done.sigma_w,
+        sigma_b=done.sigma_b,
+        q_star=done.q_star,
+        seed=case.seed,
+        cost=Cost(forward_passes=done.cost.forward_passes, seconds=watch.seconds),
+        _options=options,
+        _batch=case.x,
+        _model=case.original,
+    )
+
+
+def _initialize(model: nn.Module, batch: Tensor | None, seed: int, options: dict[str, Any]) -> init.InitTable:
+    """Initialize a model; values that are not finite would spoil what is calibrated, so they are cleared first.
+
+    Returns:
+        What was done.
+    """
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
+                parameter.zero_()
+    generator = torch.Generator().manual_seed(seed)
+    return init.critical_(model, data=batch, generator=generator, **options)
+
+
+def _detail(row: init.InitRow) -> str:
+    parts = [] if row.scheme == "-" else [row.scheme]
+    if row.sigma_w is not None:
+        parts.append(f"sigma_w = {row.sigma_w:.4g}")
+    if row.sigma_b is not None:
+        parts.append(f"sigma_b = {row.sigma_b:.3g}")
+    return ", ".join(parts) + (f" ({row.why})" if row.why and parts else row.why)
+
+
+def _incurable(findings: tuple[Finding, ...]) -> tuple[str, ...]:
+    codes = dict.fromkeys(f.code for f in findings if f.severity != "info")
+    return tuple(INCURABLE[code] for code in codes if code in INCURABLE)

@@ -1,0 +1,183 @@
+"""Does the gradient reach the first layers, and may a step follow it?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from isometry.diagnosis._evidence import Evidence
+from isometry.diagnosis._finding import Finding
+from isometry.diagnosis._response import ADAM_EPS, SMALL_STEP
+from isometry.diagnosis.rules._quantities import EFOLDS, WHERE, collapsed, gradient_efolds, hidden_layers, names
+
+__all__ = ["UNRULY", "gradient_scale", "no_gradient", "unreachable", "unruly_step", "vanished"]
+
+UNRULY = math.sqrt(2.0)  # kappa: then two thirds of a step's effect are curvature; unrelated outputs give sqrt(3)
+WAKES = 6  # layers of tiny weights that a few hundred steps wake one after another through their biases
+ASLEEP = 0.2  # sigma_w below which a layer counts as asleep: Adam's updates outgrow it before it passes a signal
+
+
+def gradient_scale(evidence: Evidence) -> Iterator[Finding]:
+    """Vanishing or exploding gradient over the hidden layers: measured e-fold depth against the predicted one.
+
+    Yields:
+        At most one finding.
+    """
+    folds = gradient_efolds(evidence)
+    layers = hidden_layers(evidence)
+    if math.isnan(folds) or abs(folds) <= EFOLDS or math.isinf(folds):
+        return
+    span = len(layers) - 1
+    measured = span / abs(folds)
+    grows = folds > 0
+    p = evidence.prediction
+    xi = p.xi_grad if p is not None and math.isfinite(p.xi_grad) else None
+    beside = (
+        ""
+        if xi is None
+        else f" Theory predicts one e-fold every {abs(xi):.3g} layers ({'growing' if xi < 0 else 'falling'})."
+    )
+    fatal = _unruly(evidence) if grows else collapsed(evidence.response)
+    yield Finding(
+        "error" if fatal else "warning",
+        "exploding_gradient" if grows else "vanishing_gradient",
+        f"The squared gradient {'grows' if grows else 'falls'} by one e-fold every {measured:.3g} layers on its way to "
+        f"the first of {len(layers)} hidden layers, {abs(folds):.3g} e-folds in all.{beside}",
+        measured,
+        None if xi is None else abs(xi),
+        "layers per e-fold of the squared gradient",
+        "Initialize with the prescription, so that chi = 1; residual connections or normalization help as well.",
+        names(layers),
+    )
+
+
+def unruly_step(evidence: Evidence) -> Iterator[Finding]:
+    """No step small enough: does the smallest sensible step do what the gradient says?
+
+    Yields:
+        At most one finding.
+    """
+    if not _unruly(evidence):
+        return
+    yield Finding(
+        "error",
+        "unruly_step",
+        f"Even a step of Adam at {SMALL_STEP:g} changes the outputs in an unrelated way: its even part is "
+        f"{evidence.response.curvature:.2f} times its odd part, so the gradient says nothing about the step's effect.",
+        evidence.response.curvature,
+        UNRULY,
+        "curvature of the smallest sensible step (unrelated outputs: 1.73)",
+        "Bring the gradient's growth per layer down (critical initialization, residual connections with scaled "
+        "branches); fewer layers between skips help as well.",
+        names(hidden_layers(evidence)),
+    )
+
+
+def _unruly(evidence: Evidence) -> bool:
+    response = evidence.response
+    return response.curvature > UNRULY and response.terminal > response.noise
+
+
+def no_gradient(evidence: Evidence) -> Iterator[Finding]:
+    """No gradient at all: is there any weight that training would move?
+
+    Yields:
+        At most one finding.
+    """
+    response = evidence.response
+    if not evidence.finite or response.strongest > 0:
+        return
+    matrices = [g for g in response.gradients if g.matrix]
+    frozen = not matrices
+    yield Finding(
+        "error",
+        "no_gradient",
+        "Every weight matrix is frozen."
+        if frozen
+        else "No weight matrix receives a gradient: training moves none of them.",
+        0.0,
+        ADAM_EPS,
+        "largest gradient of a weight, root mean square per entry",
+        "Unfreeze weights."
+        if frozen
+        else "Look for a detach(), an argmax or a torch.no_grad() on the way to the "
+        "loss, for dead or zeroed layers and for a frozen zero readout; initialize those layers anew.",
+        tuple(g.name for g in matrices[:WHERE]),
+    )
+
+
+def vanished(evidence: Evidence) -> Iterator[Finding]:
+    """Gradient below what an optimizer can see: Adam divides by its root mean square plus 1e-8.
+
+    A stack of tiny weights can wake up layer by layer, from the last to the first, since its biases still learn.
+
+    Yields:
+        At most one finding.
+    """
+    response = evidence.response
+    if not evidence.finite or not 0 < response.strongest < ADAM_EPS:
+        return
+    asleep = _asleep(evidence)
+    wakes = asleep is not None and asleep <= WAKES
+    yield Finding(
+        "warning" if wakes else "error",
+        "gradient_underflow",
+        f"No weight has a gradient above {response.strongest:.1e} per entry: below the {ADAM_EPS:g} that Adam adds to "
+        "its denominator, and far below what SGD needs.",
+        response.strongest,
+        ADAM_EPS,
+        "largest gradient of a weight, root mean square per entry",
+        "Initialize with the prescription; look for factors or gates that shut the signal off.",
+        tuple(g.name for g in response.gradients if g.matrix)[:WHERE],
+    )
+
+
+def _asleep(evidence: Evidence) -> int | None:
+    """Count the layers of a chain with tiny weights, if these are why gradients vanish and biases can wake them.
+
+    Returns:
+        The count; None if the cause is another one.
+    """
+    response = evidence.response
+    fans = {layer.name: layer.fan_in for layer in response.inputs}
+    weights = {g.name.removesuffix(".weight"): g for g in response.gradients if g.matrix}
+    biases = {g.name.removesuffix(".bias") for g in response.gradients if g.name.endswith("bias")}
+    if evidence.chain is None or not set(fans) <= set(weights) or not set(list(fans)[:-1]) <= biases:
+        return None
+    tiny = [n for n, fan in fans.items() if weights[n].weight_rms * math.sqrt(fan) < ASLEEP]
+    return len(tiny) if tiny else None
+
+
+def unreachable(evidence: Evidence) -> Iterator[Finding]:
+    """Parameters that are to be trained but that no gradient reaches.
+
+    Yields:
+        At most one finding.
+    """
+    response = evidence.response
+    if not evidence.finite or response.strongest == 0:
+        return
+    lost = [g for g in response.gradients if not g.reached]
+    still = [g for g in response.gradients if g.reached and g.matrix and g.rms == 0]
+    if lost:
+        yield Finding(
+            "warning",
+            "unreachable_parameters",
+            f"{len(lost)} of {len(response.gradients)} parameters are not connected to the loss.",
+            float(len(lost)),
+            0.0,
+            "parameters without a path to the loss",
+            "Remove a detach() or no_grad() on the way, or freeze what is meant to stay.",
+            tuple(g.name for g in lost[:WHERE]),
+        )
+    if still:
+        yield Finding(
+            "info",
+            "zero_gradient",
+            f"{len(still)} weights start with a gradient of exactly zero, behind or before layers that are zero.",
+            float(len(still)),
+            0.0,
+            "weights with zero gradient",
+            "Nothing, if the zeros are meant (zero-initialized readout or branches); else initialize those layers.",
+            tuple(g.name for g in still[:WHERE]),
+        )

@@ -1,0 +1,91 @@
+"""What the Jacobian's singular values and the Fisher spectrum say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from isometry.diagnosis._evidence import Evidence
+from isometry.diagnosis._finding import Finding
+from isometry.diagnosis.rules._quantities import EFOLDS
+
+__all__ = ["jacobian_conditioning", "rank", "step_size"]
+
+TINY_STEP = 1e-3  # below this, SGD's usual step sizes diverge
+
+
+def jacobian_conditioning(evidence: Evidence) -> Iterator[Finding]:
+    """Badly conditioned Jacobian, against the law of its singular values.
+
+    Yields:
+        At most one finding.
+    """
+    jacobian = evidence.jacobian
+    if (
+        jacobian is None
+        or jacobian.start is None
+        or not math.isfinite(jacobian.mean_square)
+        or jacobian.mean_square <= 0
+    ):
+        return
+    folds = math.log(jacobian.mean_square)
+    law = jacobian.law
+    expected = None if law is None else float(law.s_max)
+    beside = "" if expected is None else f" Theory puts the largest at {expected:.3g} for these weights."
+    bad = abs(folds) > EFOLDS
+    yield Finding(
+        "warning" if bad else "info",
+        "jacobian",
+        f"Between the first and the last hidden layer the Jacobian's singular values reach {jacobian.s_max:.3g}, root "
+        f"mean square {math.sqrt(jacobian.mean_square):.3g}.{beside}",
+        jacobian.s_max,
+        expected,
+        "largest singular value",
+        "Orthogonal weights at the critical point keep all of them near 1." if bad else None,
+        (jacobian.start, jacobian.stop or "output"),
+    )
+
+
+def step_size(evidence: Evidence) -> Iterator[Finding]:
+    """The largest stable step of gradient descent: 2 over the Fisher matrix's largest eigenvalue.
+
+    Yields:
+        At most one finding.
+    """
+    fisher = evidence.fisher
+    if fisher is None or not fisher.lambda_max > 0:
+        return
+    largest = 2 / fisher.lambda_max
+    yield Finding(
+        "warning" if largest < TINY_STEP else "info",
+        "step_size",
+        f"The Fisher matrix's largest eigenvalue is {fisher.lambda_max:.3g}: plain gradient descent is stable up to a "
+        f"step size of about {largest:.2g}.",
+        largest,
+        TINY_STEP if largest < TINY_STEP else None,
+        "largest stable step size of plain gradient descent",
+        "Use Adam, or scale outputs and inputs down." if largest < TINY_STEP else None,
+    )
+
+
+def rank(evidence: Evidence) -> Iterator[Finding]:
+    """How many directions of parameter space share the curvature.
+
+    Yields:
+        At most one finding.
+    """
+    fisher = evidence.fisher
+    if fisher is None or not fisher.lambda_max > 0:
+        return
+    condition = fisher.condition()
+    total = len(fisher.eigenvalues())
+    yield Finding(
+        "info",
+        "effective_rank",
+        f"{fisher.effective_rank:.3g} directions of {total} share the curvature; the largest eigenvalue is "
+        f"{condition.median:.2g} times the median.",
+        fisher.effective_rank,
+        float(total),
+        "trace over largest eigenvalue",
+        None,
+    )
