@@ -6,7 +6,7 @@ Nothing here knows about neural networks; every other room may import from it, a
 from isometry._base._budget import DEFAULT_BUDGET, MemoryBudgetError, check_budget, format_bytes
 from isometry._base._checks import check_finite, check_positive, check_tensor, unknown_name
 from isometry._base._progress import Reporter, progress, reporting
-from isometry._base._references import BadReferenceError, load_callable, short_traceback
+from isometry._base._references import BadReferenceError, in_package, in_user_code, load_callable, short_traceback
 from isometry._base._result import Cost, Result, stopwatch
 from isometry._base._streams import base_seed, generator_for, preserved_rng, stream
 
@@ -31,6 +31,8 @@ __all__ = [
     "stream",
     # references to users' code
     "BadReferenceError",
+    "in_package",
+    "in_user_code",
     "load_callable",
     "short_traceback",
     # progress

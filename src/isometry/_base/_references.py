@@ -8,14 +8,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
+import sysconfig
 import traceback
 from pathlib import Path
 from typing import Any
 
 from isometry._base._checks import unknown_name
 
-__all__ = ["BadReferenceError", "load_callable", "short_traceback"]
+__all__ = ["BadReferenceError", "in_package", "in_user_code", "load_callable", "short_traceback"]
 
 
 class BadReferenceError(ValueError):
@@ -116,6 +118,40 @@ def short_traceback(error: BaseException, frames: int = 3) -> str:
     return "".join("    " + line for part in lines for line in part.splitlines(keepends=True)).rstrip()
 
 
+def in_package(filename: str) -> bool:
+    """Tell this package's own source files.
+
+    Args:
+        filename: A frame's file name.
+
+    Returns:
+        Whether the file belongs to this package.
+    """
+    return filename.startswith(_PACKAGE)
+
+
+def in_user_code(filename: str) -> bool:
+    """Tell files that a user wrote from this package, torch, the standard library and compiled-in code.
+
+    Args:
+        filename: A frame's file name.
+
+    Returns:
+        Whether the file is likely the user's.
+    """
+    if in_package(filename) or filename.startswith("<"):
+        return False
+    if "site-packages" in filename or "dist-packages" in filename:
+        return False
+    return not filename.startswith(_STDLIB)
+
+
 def _is_machinery(filename: str) -> bool:
-    package = str(Path(__file__).resolve().parent.parent)
-    return filename.startswith((package, "<frozen")) or "importlib" in filename or "/torch/" in filename
+    if in_package(filename) or filename.startswith("<frozen") or f"{os.sep}torch{os.sep}" in filename:
+        return True
+    return filename.startswith(_STDLIB) and "-packages" not in filename
+
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent) + os.sep
+# Site-packages may lie below the standard library's folder; what is installed there is not machinery.
+_STDLIB = tuple({sysconfig.get_path(key) + os.sep for key in ("stdlib", "platstdlib")})

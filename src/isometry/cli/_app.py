@@ -1,0 +1,68 @@
+"""The commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from isometry._version import __version__
+from isometry.cli._diagnose import diagnose
+from isometry.cli._papers import papers
+from isometry.cli._prescribe import prescribe
+from isometry.cli._roles import roles
+from isometry.cli._theory import theory
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="isometry",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(diagnose)
+app.command()(prescribe)
+app.add_typer(theory)
+app.add_typer(papers)
+app.command()(roles)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"isometry {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Where neural-network weights start and how they move: measure, compare with theory, prescribe, prove.
+
+    [bold]Examples[/bold]
+      isometry diagnose mlp:depth=100,width=100,activation=tanh --prove 300
+      isometry diagnose model.py:build --data data.npz --out report
+      isometry prescribe model.py:build --write init.safetensors
+      isometry theory critical tanh --q-star 1/64
+      isometry papers list
+
+    [bold]MODEL[/bold] is a reference model (mlp:depth=100,width=100),
+    path/to/file.py:NAME or package.module:NAME, where NAME is a module, or a
+    class or function that makes one.
+
+    [bold]DATA[/bold] is a name (digits, fashion-mnist), an .npz or IDX file, a
+    folder of images (one subfolder a class), or path/to/file.py:NAME.
+
+    Exit codes: 0 healthy, 1 findings of severity error, 2 bad usage or
+    input, 130 interrupted.
+    """
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

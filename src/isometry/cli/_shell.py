@@ -1,0 +1,136 @@
+"""What every command shares: errors become sentences and exit codes, JSON stands alone on standard output."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["BUG", "FOUND", "INTERRUPTED", "USAGE", "alone", "console", "guarded", "number", "numbers", "print_json"]
+
+FOUND, USAGE, BUG, INTERRUPTED = 1, 2, 70, 130
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def guarded(command: Callable[P, R]) -> Callable[P, R]:
+    """Turn what a command raises into one sentence on standard error and an exit code.
+
+    Returns:
+        The command, guarded.
+    """
+
+    @functools.wraps(command)
+    def shell(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except KeyboardInterrupt:
+            _stop("interrupted; no half-written file was left.", INTERRUPTED)
+        except Exception as error:  # noqa: BLE001 - every error ends here, sorted by whose it is
+            _explain(error)
+
+    return shell
+
+
+def _explain(error: Exception) -> NoReturn:
+    """Say whose error it is, and stop.
+
+    Our own refusals are sentences already. An error from the user's code is shown with the frames that lie in it, one
+    from torch with its message. What is left is a bug of ours, shown whole.
+    """
+    from isometry._base import in_package, in_user_code, short_traceback
+
+    if os.environ.get("ISOMETRY_DEBUG"):
+        traceback.print_exception(error)
+    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    refusals = (ValueError, TypeError, NotImplementedError, MemoryError, ImportError, OSError)
+    if isinstance(error, refusals) and in_package(frames[-1]):
+        _stop(str(error), USAGE)
+    if any(in_user_code(frame) for frame in frames):
+        _stop(f"the user's code raised {type(error).__name__}:\n{short_traceback(error)}", USAGE)
+    if isinstance(error, OSError):
+        _stop(str(error), USAGE)
+    if not in_package(frames[-1]):
+        hint = "(ISOMETRY_DEBUG=1 shows where)"
+        _stop(f"the model or its data cannot be computed with: {type(error).__name__}: {error} {hint}", USAGE)
+    traceback.print_exception(error)
+    _stop("this is a bug in isometry; please report it with the lines above.", BUG)
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    typer.echo(f"error: {message}" if code != INTERRUPTED else message, err=True)
+    raise typer.Exit(code)
+
+
+def console() -> Console:
+    """Make a console on standard output.
+
+    Returns:
+        The console; as wide as the terminal, 120 columns in a pipe.
+    """
+    from rich.console import Console
+
+    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+
+
+@contextlib.contextmanager
+def alone(wanted: bool) -> Iterator[None]:
+    """Keep standard output for one JSON document: what the block prints goes to standard error.
+
+    Yields:
+        Nothing.
+    """
+    if wanted:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    else:
+        yield
+
+
+def print_json(content: Any) -> None:
+    """Print plain data as JSON on standard output."""
+    typer.echo(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def number(text: str | float) -> float:
+    """Read a number, fractions included: ``0.5``, ``1/64``, ``9e-4``.
+
+    Returns:
+        The number.
+
+    Raises:
+        typer.BadParameter: If it is none.
+    """
+    try:
+        return float(Fraction(str(text).strip()))
+    except (ValueError, ZeroDivisionError) as error:
+        raise typer.BadParameter(f"{text!r} is not a number; write 0.5, 1/64 or 9e-4.") from error
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Read whole numbers with commas or crosses between them: ``1,28,28`` or ``1x28x28``.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        typer.BadParameter: If they are none.
+    """
+    parts = str(text).lower().replace("x", ",").split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise typer.BadParameter(f"{text!r} is not a list of whole numbers; write 1,28,28.")
+    return tuple(int(part) for part in parts)
