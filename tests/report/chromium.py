@@ -128,6 +128,7 @@ class Chromium:
             deviceScaleFactor=2 if phone else 1,
             mobile=phone,
         )
+        self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
         self.prefer(dark=dark)
         self.call("Page.navigate", url=path.resolve().as_uri())
         for _ in range(600):

@@ -24,8 +24,7 @@ def chi_of(sigma_w: float, sigma_b: float) -> tuple[float, float]:
     return q, sigma_w**2 * mean(lambda h: (1 - np.tanh(h) ** 2) ** 2, q)
 
 
-def layers(depth: int, sigma_w: float, sigma_b: float, q0: float, rng: np.random.Generator) -> list[dict[str, Any]]:
-    q, _ = q0, 0.0
+def layers(depth: int, sigma_w: float, sigma_b: float, q: float, rng: np.random.Generator) -> list[dict[str, Any]]:
     forward, slopes, correlations, c = [], [], [], 0.4
     for _ in range(depth):
         q = sigma_w**2 * mean(lambda h: np.tanh(h) ** 2, q) + sigma_b**2

@@ -39,7 +39,7 @@ def notebook_html(content: Content | Mapping[str, Any]) -> str:
     return (
         f'<div class="isometry-diagnosis" style="{frame}"><div style="font-size:1.15em;font-weight:600">'
         f'<span style="color:{colour};{size}">{_icons.SEVERITY[kind]}</span> {headline(whole)}</div>'
-        f'<p style="margin:.4em 0 .6em">{prose(paragraph(whole))}</p>'
+        f'<p style="margin:.4em 0 .6em">{" ".join(map(prose, paragraph(whole)))}</p>'
         f"{_table(ordered(whole))}{_sparklines(whole)}</div>"
     )
 

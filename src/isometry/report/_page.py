@@ -24,7 +24,7 @@ from isometry.report._sections import (
     verdict_section,
 )
 from isometry.report._theme import DARK, LIGHT, stylesheet_variables, template
-from isometry.report._tidy import tidy, tidy_phase
+from isometry.report._tidy import DIGITS, tidy, tidy_phase
 from isometry.report._verdict import headline
 from isometry.report._wording import clean, html_text, prose, script_json
 
@@ -54,7 +54,8 @@ def render(content: Content | Mapping[str, Any]) -> str:
     plots = [plot for build in EVIDENCE if (plot := build(whole)) is not None]
     trained = proof(whole)
     body = [verdict_section(whole), findings_section(whole), _remedy(whole, trained), _evidence(whole, plots)]
-    body += [skipped_section(whole), "" if whole["cost"] is None else cost_section(whole["cost"]), _raw()]
+    body += [skipped_section(whole), "" if whole["cost"] is None else cost_section(whole["cost"])]
+    body.append(_raw("diagnosis.json", " <code>diagnosis.json</code> beside this page has all of them."))
     drawn = plots + ([trained] if trained else [])
     subject = whole["subject"]["model"]
     title = headline(whole) + (f": {subject}" if subject else "")
@@ -82,7 +83,7 @@ def render_phase_diagram(phase: Mapping[str, Any]) -> str:
     plot = Plot(plot.key, plot.title, plot.figure, plot.reading, height=520, wide=True)
     name = section["activation"] or "an activation"
     head = f"<h1>Phase diagram of {html_text(name)}</h1>"
-    body = f'<section class="phase stack" style="margin-top:28px">{head}{_figure(plot, title=False)}</section>{_raw()}'
+    body = f'<section class="phase stack">{head}{_figure(plot, title=False)}</section>{_raw("phase-diagram.json")}'
     return _page(f"Phase diagram of {name}", "", body, [plot], raw=section, created=None, version=None)
 
 
@@ -136,13 +137,14 @@ def _figure(plot: Plot, *, title: bool = True, lead: str = "") -> str:
     )
 
 
-def _raw() -> str:
+def _raw(name: str, note: str = "") -> str:
     return (
         '<section id="data" class="raw needs-js" aria-labelledby="h-data"><h2 id="h-data">Data</h2>'
-        '<div class="card"><div class="actions"><button type="button" id="download">Download as JSON</button>'
-        '<span class="muted">Numbers to 5 significant digits; <code>diagnosis.json</code> beside this page has all '
-        'of them.</span></div><details class="more" id="raw"><summary>Show it here</summary><pre tabindex="0"></pre>'
-        "</details></div></section>"
+        '<div class="card"><div class="actions">'
+        f'<button type="button" id="download" data-name="{name}">Download as JSON</button>'
+        f'<span class="muted">Numbers to {DIGITS} significant digits.{note}</span></div>'
+        '<details class="more" id="raw"><summary>Show it here</summary><pre tabindex="0"></pre></details>'
+        "</div></section>"
     )
 
 

@@ -45,14 +45,17 @@ def verdict_section(content: Content) -> str:
     facts = []
     for key, label, broad in _FACTS:
         value = content["subject"][key]  # type: ignore[literal-required]
+        if value is None:
+            continue
         css = ' class="broad"' if broad else ""
         mark = ' class="code"' if isinstance(value, str) and broad else ""
         facts.append(f"<div{css}><dt>{label}</dt><dd{mark}>{html_number(value)}</dd></div>")
     return (
         f'<section class="verdict card {kind}" aria-labelledby="verdict">'
         f'<div class="headline">{_icons.SEVERITY[kind]}<h1 id="verdict">{headline(content)}</h1></div>'
-        f"<p>{prose(paragraph(content))}</p>"
-        f'<dl class="facts">{"".join(facts)}</dl></section>'
+        f"<p>{' '.join(map(prose, paragraph(content)))}</p>"
+        + (f'<dl class="facts">{"".join(facts)}</dl>' if facts else "")
+        + "</section>"
     )
 
 
@@ -239,8 +242,9 @@ def cost_section(section: CostSection) -> str:
         return ""
     longest = max(parts.values(), default=0.0) or 1.0
     rows = "".join(
-        f'<tr><td>{html_text(name)}</td><td class="num">{html_number(seconds, 2)} s</td><td aria-hidden="true">'
-        f'<span class="share" style="width:{100 * seconds / longest:.1f}%"></span></td></tr>'
+        f'<tr><td>{html_text(name)}</td><td class="num">{html_number(seconds, 2)} s</td>'
+        f'<td class="span" aria-hidden="true"><span class="share" style="width:{100 * seconds / longest:.1f}%">'
+        "</span></td></tr>"
         for name, seconds in parts.items()
     )
     return (

@@ -40,7 +40,7 @@ def print_findings(content: Content | Mapping[str, Any], console: Console | None
     console = console or Console()
     kind = tone(whole)
     console.print(Text(headline(whole) + ".", style=_STYLES[kind]))
-    console.print(_plain(paragraph(whole)))
+    console.print(Text(clean(" ".join(paragraph(whole))), overflow="fold"))
     findings = ordered(whole)
     if findings:
         console.print(_table(findings))
@@ -48,29 +48,24 @@ def print_findings(content: Content | Mapping[str, Any], console: Console | None
 
 def _table(findings: list[FindingItem]) -> Table:
     table = Table(box=box.HORIZONTALS, show_lines=True, expand=True, pad_edge=False, header_style="bold")
-    table.add_column("Severity", no_wrap=True, width=8)
-    table.add_column("Finding and remedy", ratio=1, overflow="fold")
-    table.add_column("Measured", justify="right", overflow="fold", min_width=8, max_width=14)
-    table.add_column("Expected", justify="right", overflow="fold", min_width=8, max_width=14)
+    table.add_column("Finding", ratio=1, overflow="fold")
+    table.add_column("Measured", justify="right", overflow="fold", min_width=8, max_width=13)
+    table.add_column("Expected", justify="right", overflow="fold", min_width=8, max_width=10)
     for finding in findings:
-        severity = finding["severity"]
-        table.add_row(
-            Text(clean(severity), style=_STYLES.get(severity, "bold")),
-            _words(finding),
-            _value(finding["value"], finding["unit"]),
-            _value(finding["expected"], finding["unit"]),
-        )
+        table.add_row(_words(finding), _value(finding["value"], finding["unit"]), _value(finding["expected"], None))
     return table
 
 
 def _words(finding: FindingItem) -> Text:
-    words = _plain(finding["message"] or "")
+    severity = finding["severity"]
+    words = Text(f"{clean(severity)}  ", style=_STYLES.get(severity, "bold"), overflow="fold")
+    words.append(clean(finding["message"] or ""), style="default not bold")
     words.append(f"\n{clean(finding['code'] or '')}", style="dim")
     if finding["where"]:
         words.append(f" in {_where(finding['where'])}", style="dim")
     if finding["remedy"]:
-        words.append("\n→ ", style="green")
-        words.append(clean(finding["remedy"]))
+        words.append("\n→ ", style="default not bold green")
+        words.append(clean(finding["remedy"]), style="default not bold")
     return words
 
 
@@ -85,7 +80,3 @@ def _value(value: float | str | None, unit: str | None) -> Text:
     if unit and value is not None:
         text.append(f"\n{clean(unit)}", style="dim")
     return text
-
-
-def _plain(text: str) -> Text:
-    return Text(clean(text), overflow="fold")

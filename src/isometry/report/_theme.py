@@ -17,9 +17,10 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, s
 SERIES = {
     "measured": "#2f7fd6",  # blue
     "theory": "#d95f02",  # vermilion, dashed
-    "before": "#c0508f",  # reddish purple, dashed or a cross
+    "before": "#cc4125",  # red, dashed or a cross
     "after": "#129e77",  # bluish green
-    "limit": "#8a5cc9",  # violet: bounds, reach, the critical line
+    "limit": "#9a6b00",  # ochre: bounds, reach
+    "critical": "#8a5cc9",  # violet: the critical line, on the map's blue and orange
     "chance": "#7d8590",  # grey: guessing, fixed points
     "saturated": "#2f7fd6",
     "dead": "#d95f02",

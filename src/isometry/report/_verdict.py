@@ -48,18 +48,20 @@ def ordered(content: Content) -> list[FindingItem]:
     return sorted(content["findings"], key=lambda finding: rank.get(finding["severity"], len(rank)))
 
 
-def paragraph(content: Content) -> str:
+def paragraph(content: Content) -> list[str]:
     """Say what was examined, what was found, what to do and whether it helped.
 
     Returns:
-        A few sentences of plain text.
+        A few sentences, each on its own, since a user's string in one must not change how the next is set.
     """
-    parts = [_examined(content), _found(content), _remedy(content), _proved(content)]
-    return " ".join(part for part in parts if part)
+    parts = [_examined(content), *_found(content), _remedy(content), _proved(content)]
+    return [part for part in parts if part]
 
 
 def _examined(content: Content) -> str:
     subject = content["subject"]
+    if not any(subject.values()):
+        return "The report does not say which network was examined."
     size = [
         count(amount, noun)
         for amount, noun in ((subject["layers"], "layer"), (subject["parameters"], "parameter"))
@@ -73,19 +75,18 @@ def _examined(content: Content) -> str:
     return f"{described} was measured{data}."
 
 
-def _found(content: Content) -> str:
+def _found(content: Content) -> list[str]:
     findings = ordered(content)
     if not findings:
-        return "There are no findings." if tone(content) == "healthy" else ""
+        return ["There are no findings."] if tone(content) == "healthy" else []
     amounts = {severity: sum(1 for f in findings if f["severity"] == severity) for severity in ORDER}
     nouns = {"error": ("error", None), "warning": ("warning", None), "info": ("remark", None)}
     listed = joined([count(amount, *nouns[severity]) for severity, amount in amounts.items() if amount])
     listed = listed or count(len(findings), "finding")
     worst = _sentence(findings[0]["message"])
-    link = "" if len(findings) == 1 else " The gravest:"
     if amounts["error"] + amounts["warning"] == 0:
-        return f"There is nothing to repair; {listed} below."
-    return f"It shows {listed}.{link} {worst}" if worst else f"It shows {listed}."
+        return [f"There is nothing to repair; {listed} below."]
+    return [f"It shows {listed}.", worst if len(findings) == 1 or not worst else f"The gravest: {worst}"]
 
 
 def _remedy(content: Content) -> str:

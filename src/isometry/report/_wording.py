@@ -15,6 +15,7 @@ MISSING = "–"
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]?\d{1,3})(?![\w.]*\w)")
+_SUBSCRIPT = re.compile(r"([σξ])_([a-z])\b")
 
 
 def clean(text: object) -> str:
@@ -36,7 +37,7 @@ def html_text(text: object) -> str:
 
 
 def prose(text: object) -> str:
-    """Escape a sentence; set what stands between back quotes as code, and 1.2e-7 as a power of ten.
+    """Escape a sentence; set `...` as code, 1.2e-7 as a power of ten and σ_w with a subscript.
 
     Returns:
         Safe HTML.
@@ -46,7 +47,7 @@ def prose(text: object) -> str:
         '<code>a&lt;b</code> fell to 1.2&#8239;×&#8239;10<sup>−7</sup>'
     """
     parts = re.split(r"`([^`]+)`", html_text(text))
-    parts[::2] = [_SCIENTIFIC.sub(_power, part) for part in parts[::2]]
+    parts[::2] = [_SUBSCRIPT.sub(r"\1<sub>\2</sub>", _SCIENTIFIC.sub(_power, part)) for part in parts[::2]]
     parts[1::2] = [f"<code>{part}</code>" for part in parts[1::2]]
     return "".join(parts)
 

@@ -30,7 +30,7 @@
     responsive: true,
     // An explicit list: plotly's own set has a button that sends the chart to a server.
     modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]],
-    displayModeBar: touch ? false : "hover",
+    displayModeBar: !touch, // the style sheet shows it on hover and on focus
     toImageButtonOptions: { format: "svg", filename: "isometry" }
   };
   function layoutOf(key) {
@@ -94,11 +94,11 @@
   }
 
   // --- raw data -----------------------------------------------------------------------------------------------------
-  function download() {
+  function download(event) {
     var text = JSON.stringify(read("isometry-content"), null, 1);
     var link = document.createElement("a");
     link.href = URL.createObjectURL(new Blob([text], { type: "application/json" }));
-    link.download = "diagnosis.json";
+    link.download = event.target.dataset.name;
     link.click();
     setTimeout(function () { URL.revokeObjectURL(link.href); }, 1000);
   }

@@ -57,7 +57,7 @@ def correlation(content: Content) -> Plot | None:
         right = reach < 0.6 * depth[-1]
         figure["layout"]["annotations"].append(
             {
-                "text": f"reach 6 ξ<sub>c</sub> = {number(reach)}",
+                "text": f"reach 6 ξ<sub>c</sub> = {number(reach, 2)}",
                 "x": reach,
                 "xref": "x",
                 "y": 0.06,
@@ -71,15 +71,15 @@ def correlation(content: Content) -> Plot | None:
 
 def _reading(values: list[float], reach: float | None, last: int) -> str:
     first, end = values[0], values[-1]
-    sentence = (
-        f"The correlation of two different inputs goes from {number(first, 2)} in the first layer to "
-        f"{number(end, 2)} in the last."
-    )
+    way = f"goes from {number(first, 2)} in the first layer to {number(end, 2)} in the last"
+    if abs(first - end) < 0.03 and max(values) - min(values) < 0.1:
+        way = f"stays near {number(first, 2)} from the first layer to the last"
+    sentence = f"The correlation of two different inputs {way}."
     if end > 0.98 and first < 0.95:
         sentence += " They have become the same to the network: nothing that follows can tell them apart."
     elif abs(end) < 0.05 < first:
         sentence += " Similar inputs have become unrelated: small changes of the input are blown up."
     if reach is not None:
         side = "beyond" if last > reach else "within"
-        sentence += f" The net's {last} layers lie {side} the reach of {number(reach)} layers that theory gives."
+        sentence += f" The net's {last} layers lie {side} the reach of {number(reach, 2)} layers that theory gives."
     return sentence

@@ -28,7 +28,10 @@ def fisher(content: Content) -> Plot | None:
         "mode": "lines+markers" if len(positive) <= 60 else "lines",
         "hovertemplate": "eigenvalue %{x}: %{y:.4~g}<extra></extra>",
     }
-    data = [spectrum]
+    largest = section["lambda_max"] or positive[0]
+    top = {"mode": "markers", "marker": {"symbol": "diamond", "size": 10, "color": SERIES["measured"]}}
+    hover = {"hovertemplate": "largest: %{y:.4~g}<extra></extra>"}
+    data = [spectrum, curve([1], [largest], "λ<sub>max</sub>", "measured") | top | hover]
     for key, name, dash in (
         ("bound_theorem", "bound by the theorem", "dash"),
         ("bound_rigorous", "certificate", "dot"),
@@ -41,35 +44,24 @@ def fisher(content: Content) -> Plot | None:
     figure: Figure = {
         "data": data,
         "layout": {
+            "margin": {"t": 44},
             "xaxis": {"title": {"text": "rank of the eigenvalue"}, "range": padded(1, len(positive))},
             "yaxis": log_axis([y for trace in data for y in trace["y"]]),
-            "annotations": [heading("Eigenvalue", y=1.0), *_top(section, positive[0])],
+            "annotations": [heading(_top(section, positive[0]), y=1.0)],
         },
     }
     return Plot("fisher", "Fisher spectrum", figure, _reading(section, values, positive))
 
 
-def _top(section: FisherSection, drawn: float) -> list[dict[str, object]]:
-    """Annotate the largest eigenvalue with the step size that it allows.
+def _top(section: FisherSection, drawn: float) -> str:
+    """Name the largest eigenvalue and the step size that it allows.
 
     Returns:
-        Plotly annotations.
+        Text in plotly's markup.
     """
     largest = section["lambda_max"] or drawn
     step = section["max_step_size"] or 2 / largest
-    text = f"λ<sub>max</sub> = {number(largest)}<br>largest stable step 2/λ<sub>max</sub> = {number(step)}"
-    return [
-        {
-            "text": text,
-            "xref": "paper",
-            "yref": "paper",
-            "x": 0.99,
-            "y": 0.97,
-            "xanchor": "right",
-            "yanchor": "top",
-            "align": "right",
-        }
-    ]
+    return f"Eigenvalue, λ<sub>max</sub> = {number(largest)}<br>largest stable step 2/λ<sub>max</sub> = {number(step)}"
 
 
 def _reading(section: FisherSection, values: list[float], positive: list[float]) -> str:

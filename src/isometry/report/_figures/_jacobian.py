@@ -30,7 +30,7 @@ def jacobian(content: Content) -> Plot | None:
     positive = [value for value in values if value > 0]
     if not positive:
         return None
-    law = section["law"] if section["law"] and section["law"]["s"] else None
+    law = _drawable(section["law"])
     span = [*positive, *_support(law)]
     log = max(span) / _low(span) > WIDE
     edges = _edges(_low(span), max(span), log=log)
@@ -63,6 +63,22 @@ def _rows(values: Sequence[float] | Sequence[Sequence[float]]) -> list[list[floa
         elif isinstance(item, int | float):
             flat.append(float(item))
     return rows or [flat]
+
+
+def _drawable(law: LawCurve | None) -> LawCurve | None:
+    """Leave out the law's points that have gaps.
+
+    Returns:
+        The law, or None where it has no curve.
+    """
+    if law is None:
+        return None
+    points = [(s, d) for s, d in zip(law["s"], law["density"], strict=False) if s is not None and d is not None]
+    if not points:
+        return None
+    drawn = law.copy()
+    drawn["s"], drawn["density"] = [s for s, _ in points], [d for _, d in points]
+    return drawn
 
 
 def _support(law: LawCurve | None) -> list[float]:

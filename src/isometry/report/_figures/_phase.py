@@ -6,13 +6,13 @@ import math
 from typing import Any
 
 from isometry.report._content import Content, PhasePoint, PhaseSection
-from isometry.report._figures._plot import Figure, Plot, heading
+from isometry.report._figures._plot import Figure, Plot, finite, heading
 from isometry.report._theme import SERIES
 from isometry.report._wording import number
 
 __all__ = ["phase", "phase_plot"]
 
-REACH = 1.0  # decades of chi that the colours resolve, to either side of 1
+REACH = 3.0  # the colours resolve chi from 1/3 to 3
 
 
 def phase(content: Content) -> Plot | None:
@@ -29,10 +29,11 @@ def phase_plot(section: PhaseSection) -> Plot | None:
     """Draw one phase section.
 
     Returns:
-        The plot, or None where its grid is empty.
+        The plot, or None where its grid is empty or has gaps.
     """
     x, y = section["sigma_w"], section["sigma_b"]
-    if not x or not y or not any(section["chi"]):
+    whole = finite(x) == x and finite(y) == y and len(section["chi"]) == len(y)
+    if not x or not y or not whole or not any(any(chi is not None for chi in row) for row in section["chi"]):
         return None
     data: list[dict[str, Any]] = [_heat(section)]
     critical = section["critical"]
@@ -44,7 +45,7 @@ def phase_plot(section: PhaseSection) -> Plot | None:
                 "x": critical["sigma_w"],
                 "y": critical["sigma_b"],
                 "name": "critical line, χ = 1",
-                "line": {"color": SERIES["limit"], "width": 3},
+                "line": {"color": SERIES["critical"], "width": 3},
                 "hovertemplate": "σ<sub>w</sub> %{x:.4~g}, σ<sub>b</sub> %{y:.4~g}<extra>critical</extra>",
             }
         )
@@ -54,18 +55,18 @@ def phase_plot(section: PhaseSection) -> Plot | None:
         arrow = [_arrow(before, after)]
     for point, role, symbol in ((before, "before", "x"), (after, "after", "circle")):
         if point is not None:
-            data.append(_marker(point, role, symbol))
+            data.append(_marker(point, role, symbol, role if after else "this net"))
     figure: Figure = {
         "data": data,
         "layout": {
             "coloraxis": {
                 "cmid": 0,
-                "cmin": -REACH,
-                "cmax": REACH,
+                "cmin": -math.log10(REACH),
+                "cmax": math.log10(REACH),
                 "colorbar": {
                     "title": {"text": "χ"},
-                    "tickvals": [-1, -0.5, 0, 0.5, 1],
-                    "ticktext": ["≤ 0.1", "0.3", "1", "3", "≥ 10"],
+                    "tickvals": [round(math.log10(chi), 4) for chi in (1 / REACH, 0.6, 1, 1.7, REACH)],
+                    "ticktext": ["≤ ⅓", "0.6", "1", "1.7", "≥ 3"],
                     "len": 1.0,
                 },
             },
@@ -121,7 +122,7 @@ def _span(grid: list[float], key: str, section: PhaseSection) -> list[float]:
     ]
 
 
-def _marker(point: tuple[float, float], name: str, symbol: str) -> dict[str, Any]:
+def _marker(point: tuple[float, float], role: str, symbol: str, name: str) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
@@ -132,7 +133,7 @@ def _marker(point: tuple[float, float], name: str, symbol: str) -> dict[str, Any
         "marker": {
             "symbol": symbol,
             "size": 13,
-            "color": SERIES[name],
+            "color": SERIES[role],
             "line": {"color": "#ffffff", "width": 2},
         },
         "hovertemplate": f"{name}: σ<sub>w</sub> %{{x:.4~g}}, σ<sub>b</sub> %{{y:.4~g}}<extra></extra>",

@@ -108,6 +108,7 @@ def heading(text: str, *, y: float, x: float = 0.0) -> dict[str, Any]:
         "y": y,
         "xanchor": "left",
         "yanchor": "bottom",
+        "align": "left",
         "font": {"size": 12},
     }
 

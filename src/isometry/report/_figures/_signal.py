@@ -53,13 +53,14 @@ def signal(content: Content) -> Plot | None:
         "data": data,
         "layout": {
             "xaxis": {"anchor": "y2", "title": {"text": "depth (layer)"}, "range": padded(depth[0], depth[-1])},
-            "yaxis": log_axis(_all(data, "y")) | {"domain": [0.56, 1]},
-            "yaxis2": log_axis(_all(data, "y2")) | {"domain": [0, 0.43], "anchor": "x"},
+            "yaxis": log_axis(_all(data, "y")) | {"domain": [0.57, 1]},
+            "yaxis2": log_axis(_all(data, "y2")) | {"domain": [0, 0.41], "anchor": "x"},
             "annotations": [
-                heading("Forward: second moment q of the pre-activations" + _efold(section, "forward"), y=1.0),
-                heading("Backward: norm of the loss's gradient" + _efold(section, "gradient"), y=0.43),
+                heading("Forward: mean square q" + _efold(section, "forward"), y=1.0),
+                heading("Backward: gradient norm" + _efold(section, "gradient"), y=0.41),
             ],
             "hovermode": "closest",
+            "margin": {"t": 44},
         },
     }
     return Plot("signal", "Signal and gradient by depth", figure, _reading(section, layers), height=520, wide=True)
@@ -120,9 +121,9 @@ def _efold(section: SignalSection, which: str) -> str:
     """
     measured = section["measured_efold_forward" if which == "forward" else "measured_efold_gradient"]
     predicted = section["xi_grad"] if which == "gradient" else None
-    parts = [] if measured is None else [f"{number(abs(measured))} measured"]
-    parts += [] if predicted is None else [f"{number(abs(predicted))} in theory"]
-    return f" · e-fold depth {', '.join(parts)}" if parts else ""
+    parts = [] if measured is None else [f"{number(abs(measured), 2)} measured"]
+    parts += [] if predicted is None else [f"{number(abs(predicted), 2)} theory"]
+    return f"<br>e-fold depth: {', '.join(parts)}" if parts else ""
 
 
 def _reading(section: SignalSection, layers: list[LayerItem]) -> str:
@@ -144,8 +145,8 @@ def _reading(section: SignalSection, layers: list[LayerItem]) -> str:
     if notes:
         sentences.append(f"Note: {joined(notes)}.")
     if section["xi_c"] is not None and section["xi_c"] > 0:
-        reach = number(6 * section["xi_c"])
-        sentences.append(f"In theory the signal's geometry survives a depth of about 6 ξ = {reach} layers.")
+        reach = number(6 * section["xi_c"], 2)
+        sentences.append(f"In theory the signal's geometry survives a depth of about 6 ξ_c = {reach} layers.")
     sentences.append("Healthy is a flat line; a straight slope is exponential decay or growth.")
     return " ".join(sentence for sentence in sentences if sentence)
 

@@ -63,8 +63,10 @@ def _reading(drawn: dict[str, list[float | None]], names: list[str]) -> str:
         if worst == 0:
             sentences.append(f"No unit is {what}.")
         else:
+            beyond = f"{count(hit, 'layer')} of {len(values)} exceed" if hit else "no layer exceeds"
+            if hit == 1:
+                beyond = "one layer exceeds"
             sentences.append(
-                f"At most {number(100 * worst, 2)} % of a layer's units are {what} (in {name}); "
-                f"{count(hit, 'layer')} of {len(values)} exceed 10 %."
+                f"At most {number(100 * worst, 2)} % of a layer's units are {what} (in {name}); {beyond} 10 %."
             )
     return " ".join(sentences)
