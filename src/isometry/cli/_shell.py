@@ -21,6 +21,8 @@ __all__ = ["BUG", "FOUND", "INTERRUPTED", "USAGE", "alone", "console", "guarded"
 
 FOUND, USAGE, BUG, INTERRUPTED = 1, 2, 70, 130
 
+_REFUSALS = (ValueError, TypeError, NotImplementedError, MemoryError, ImportError, OSError)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -56,19 +58,26 @@ def _explain(error: Exception) -> NoReturn:
 
     if os.environ.get("ISOMETRY_DEBUG"):
         traceback.print_exception(error)
-    frames = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-    refusals = (ValueError, TypeError, NotImplementedError, MemoryError, ImportError, OSError)
-    if isinstance(error, refusals) and in_package(frames[-1]):
+    frames = traceback.extract_tb(error.__traceback__)
+    if isinstance(error, _REFUSALS) and in_package(frames[-1].filename) and _is_raised(frames[-1].line):
         _stop(str(error), USAGE)
-    if any(in_user_code(frame) for frame in frames):
+    if any(in_user_code(frame.filename) for frame in frames):
         _stop(f"the user's code raised {type(error).__name__}:\n{short_traceback(error)}", USAGE)
     if isinstance(error, OSError):
         _stop(str(error), USAGE)
-    if not in_package(frames[-1]):
-        hint = "(ISOMETRY_DEBUG=1 shows where)"
-        _stop(f"the model or its data cannot be computed with: {type(error).__name__}: {error} {hint}", USAGE)
+    if not in_package(frames[-1].filename):
+        _stop(f"{type(error).__name__}: {error} (ISOMETRY_DEBUG=1 shows where)", USAGE)
     traceback.print_exception(error)
     _stop("this is a bug in isometry; please report it with the lines above.", BUG)
+
+
+def _is_raised(line: str | None) -> bool:
+    """Tell a refusal, which a line of ours raises, from a mistake of ours that Python turned down.
+
+    Returns:
+        Whether the line is a raise statement; true where the source is not at hand.
+    """
+    return not line or line.lstrip().startswith("raise ")
 
 
 def _stop(message: str, code: int) -> NoReturn:
