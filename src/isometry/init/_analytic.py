@@ -106,7 +106,7 @@ def initialize_chain(
         before = points[index - 1] if index else None
         here = points[index] if stage.activation is not None else None
         gain, why = (before or points[0]).sigma_w, ""
-        row = ledger.table[f"{stage.node.name}.weight"]
+        row = ledger.row(stage.node.name, "weight")
         delta = weights == "orthogonal" and isinstance(stage.node.module, _ConvNd) and chain.depth >= DELTA_DEPTH
         mean = None
         if index == 0:
@@ -169,7 +169,7 @@ def _biases(
 ) -> None:
     if _bias(stage) is None:
         return
-    slot = Slot(model, ledger.table[f"{stage.node.name}.bias"])
+    slot = Slot(model, ledger.row(stage.node.name, "bias"))
     old = slot.read()
     sigma_b = first_sigma_b if before is None else before.sigma_b
     value = sigma_b * torch.randn(old.shape, generator=stream(seed, slot.row.name), dtype=torch.float64)

@@ -49,15 +49,15 @@ def rescale_chain(
         if not (math.isfinite(q) and q > 0):
             return None
         factor = math.sqrt(point.q_star / q)
-        weight = Slot(model, ledger.table[f"{event.node.name}.weight"])
+        weight = Slot(model, ledger.row(event.node.name, "weight"))
         if ledger.rows[weight.row.name].action == "skipped" or not weight.scale(factor):
             return None
         ledger.scaled(weight.row.name, factor, "rescaled to q* on the data")
-        bias = f"{event.node.name}.bias"
-        if bias in ledger.table and ledger.rows[ledger.table[bias].name].action != "skipped":
-            slot = Slot(model, ledger.table[bias])
-            slot.write(point.shift + factor * (slot.read() - point.shift))
-            ledger.scaled(bias, factor, "")
+        if getattr(event.node.module, "bias", None) is not None:
+            bias = Slot(model, ledger.row(event.node.name, "bias"))
+            if ledger.rows[bias.row.name].action != "skipped":
+                bias.write(point.shift + factor * (bias.read() - point.shift))
+                ledger.scaled(bias.row.name, factor, "")
         result: Tensor = event.redo()
         return result
 

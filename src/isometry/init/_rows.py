@@ -6,7 +6,7 @@ from torch import Tensor
 
 from isometry.init._slots import Slot
 from isometry.init._table import Action, InitRow
-from isometry.roles import ParameterTable
+from isometry.roles import ParameterRow, ParameterTable
 
 __all__ = ["Ledger"]
 
@@ -22,6 +22,23 @@ class Ledger:
         self.table = table
         self.rows: dict[str, InitRow] = {}
         self.notes: list[str] = []
+
+    def row(self, module: str, tensor: str) -> ParameterRow:
+        """Find the parameter that a module uses under an attribute; of a parametrization's pieces the main one.
+
+        Args:
+            module: The module's name.
+            tensor: The attribute.
+
+        Returns:
+            Its row.
+
+        Raises:
+            KeyError: If there is none.
+        """
+        found = [row for row in self.table if row.module_name == module and row.tensor_name == tensor]
+        found = [row for row in found if row.axes.known] or found
+        return found[0] if found else self.table[f"{module}.{tensor}" if module else tensor]
 
     def note(self, text: str) -> None:
         """Add a remark on the model as a whole, once."""
