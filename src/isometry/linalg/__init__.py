@@ -2,11 +2,14 @@
 
 from isometry.linalg._coefficients import COEFFICIENTS, Coefficients, minimax_quintics
 from isometry.linalg._eigh import Eigenvalues, Eigh, eigh, eigvalsh
+from isometry.linalg._golub_kahan import SingularExtremes, golub_kahan
 from isometry.linalg._haar import haar
+from isometry.linalg._lanczos import LanczosResult, lanczos
 from isometry.linalg._normal import standard_normal
 from isometry.linalg._orthogonalize import orthogonality_defect, orthogonalize
 from isometry.linalg._polar import Polar, polar
 from isometry.linalg._qf import qf
+from isometry.linalg._randomized_svd import RandomizedSVD, randomized_svd
 from isometry.linalg._svd import SVD, SingularValues, svd, svdvals
 
 __all__ = [
@@ -32,4 +35,12 @@ __all__ = [
     "eigvalsh",
     "svd",
     "svdvals",
+    # a truncated decomposition with an error bound
+    "RandomizedSVD",
+    "randomized_svd",
+    # extremes of operators that are only known by their products
+    "LanczosResult",
+    "SingularExtremes",
+    "golub_kahan",
+    "lanczos",
 ]
