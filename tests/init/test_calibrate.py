@@ -209,6 +209,47 @@ def test_raw_parameters_are_listed_as_kept():
     assert torch.equal(model.position, before)
 
 
+def test_what_cannot_be_calibrated_is_said_and_not_called_converged():
+    class Raw(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w = nn.Parameter(torch.zeros(8, 4))
+            self.out = nn.Linear(8, 2)
+            self.unused = nn.Linear(3, 3)
+
+        def forward(self, x):
+            return self.out(torch.tanh(nn.functional.linear(x, self.w)))
+
+    table = critical_(Raw(), data=batch(4), generator=seeded())
+    assert table["w"].action == "kept"
+    assert "name its role in overrides=" in table["w"].why
+    assert "its output is zero on this batch" in table["out.weight"].why
+    assert "not used in the forward pass on this batch" in table["unused.weight"].why
+    assert not table.converged
+    assert "NOT all layers on target" in str(table)
+    named = critical_(Raw(), data=batch(4), overrides={"w": "hidden"}, generator=seeded())
+    assert named.converged
+    assert named["w"].action == "scaled"
+
+
+def test_errors_name_the_data_and_the_device():
+    with pytest.raises(ValueError, match=r"^data: the model raised RuntimeError on it"):
+        critical_(nn.Linear(4, 2), data=torch.randn(3, 5))
+    with torch.device("meta"):
+        model = nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=r"model has parameters on the meta device \(weight, \.\.\.\)"):
+        critical_(model, data=torch.randn(3, 4))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_other_dtypes(dtype):
+    for spec, in_shape in (("mlp:depth=6,width=32", (20,)), ("gru:width=16", (5, 4)), ("resnet:depth=2", (1, 6, 6))):
+        model = reference_model(spec, in_shape=in_shape, classes=3).to(dtype)
+        table = critical_(model, data=batch(*in_shape), generator=seeded())
+        assert table.converged
+        assert all(p.dtype == dtype for p in model.parameters())
+
+
 def test_frozen_layers_are_used_as_they_are():
     model = reference_model("resnet:depth=3,width=16,layers=linear", in_shape=(10,), classes=3)
     for parameter in model.stem.parameters():

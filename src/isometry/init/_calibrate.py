@@ -66,12 +66,15 @@ def calibrate(
         module.reset_running_stats()
         module.momentum = None  # a plain average: of one batch, that batch's own statistics
     try:
-        follow(model, x, work.correct)
+        seen = {name for node in follow(model, x, work.correct).nodes for name in node.params}
     finally:
         for module, momentum in momenta:
             module.momentum = momentum
             if module.num_batches_tracked is not None:
                 module.num_batches_tracked.zero_()
+    for row in ledger.table.matrices:
+        if not seen.intersection(row.names) and row.name in ledger.rows:
+            ledger.scaled(row.name, 1.0, "not used in the forward pass on this batch", action="set")
     if statistics:
         ledger.note("running statistics of batch normalization were set to those of the batch")
     return work.targets
@@ -181,9 +184,11 @@ class _Calibration:
         target = self._target(node, plan)
         factor = _factor(mean_square(free), target, plan.consumer == "norm")
         if factor is None:
-            self.targets[node.index] = (None, 0.0)
+            scale_free = plan.consumer == "norm" and mean_square(free) > 0
+            self.targets[node.index] = (None if scale_free else target, shift)
             if not mean_square(free) > 0:
-                self.ledger.scaled(row.name, 1.0, "its output is zero on this batch, so it could not be calibrated")
+                why = "its output is zero on this batch, so it could not be calibrated"
+                self.ledger.scaled(row.name, 1.0, why, action="set")
                 return result if result is not event.result else None
         else:
             Slot(self.model, row).scale(factor)

@@ -23,7 +23,7 @@ from isometry.init._rescale import rescale_chain
 from isometry.init._rows import Ledger
 from isometry.init._structure import structure
 from isometry.init._table import InitTable, LayerCheck
-from isometry.roles import Override, table
+from isometry.roles import Override, ParameterTable, table
 from isometry.tape import untouched
 from isometry.theory import Activation
 from isometry.theory._resolve import resolve_activation
@@ -99,9 +99,9 @@ def critical_(
     if data is not None:
         check_finite("data", check_tensor("data", data, min_ndim=2 if data_is_float(data) else 1))
     given = None if activation is None else resolve_activation(activation)
-    ledger = Ledger(table(model, overrides))
-    seed = base_seed(generator)
     batch = None if data is None else _fitting(model, data)
+    ledger = Ledger(_table(model, overrides, batch))
+    seed = base_seed(generator)
     with stopwatch() as watch:
         chain = "the caller asked for data" if method == "data" else _chain(model, batch, given)
         if isinstance(chain, Chain):
@@ -137,6 +137,22 @@ def _check_options(weights: str, method: str, shift: str) -> None:
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}.")
+
+
+def _table(model: nn.Module, overrides: Mapping[str, Override] | None, batch: Tensor | None) -> ParameterTable:
+    rows = table(model, overrides)  # complains about the model itself
+    meta = [name for name, p in model.named_parameters() if p.is_meta]
+    if meta:
+        raise ValueError(
+            f"model has parameters on the meta device ({meta[0]}, ...), which have no storage to write to; materialize "
+            'it first, for example with model.to_empty(device="cpu").'
+        )
+    if batch is None:
+        return rows
+    try:
+        return table(model, overrides, example=batch)
+    except ValueError as error:
+        raise ValueError(f"data: {str(error).removeprefix('example: ')}") from error
 
 
 def _fitting(model: nn.Module, data: Tensor) -> Tensor:

@@ -104,13 +104,14 @@ class Ledger:
             if same and row.parametrized and row.name != slot.row.name:
                 self.record(row.name, "set", why, scheme="-")
 
-    def scaled(self, name: str, factor: float, why: str) -> None:
-        """Turn a row into one that was rescaled on data.
+    def scaled(self, name: str, factor: float, why: str, *, action: Action = "scaled") -> None:
+        """Turn a row into one that was rescaled on data, or add a remark to it.
 
         Args:
             name: The parameter's name.
             factor: What its weight was multiplied with.
             why: The reason.
+            action: What the row then says.
         """
         old = self.rows.get(self.table[name].name)
         if old is None or old.action == "skipped":
@@ -118,10 +119,10 @@ class Ledger:
         sigma_w = None if old.sigma_w is None else old.sigma_w * factor
         sigma_b = None if old.sigma_b is None else old.sigma_b * factor
         text = "; ".join(part for part in (old.why, why) if part)
-        self.rows[old.name] = InitRow(old.name, old.role, "scaled", old.scheme, sigma_w, sigma_b, text)
+        self.rows[old.name] = InitRow(old.name, old.role, action, old.scheme, sigma_w, sigma_b, text)
 
     def finish(self) -> tuple[InitRow, ...]:
-        """Give all rows in the order of the parameters; what nobody touched is listed as kept.
+        """Give all rows in the order of the parameters; what nobody touched is listed as kept, with the reason.
 
         Returns:
             One row per parameter.
