@@ -19,6 +19,10 @@ def labels(x):
 MEASUREMENTS = {
     "signal": lambda model, x: measure.signal(model, x, training=False),
     "signal of a loss": lambda model, x: measure.signal(model, x, labels(x), training=True),
+    "jacobian": lambda model, x: measure.jacobian(model, x).spectrum(),
+    "jacobian of a part": lambda model, x: measure.jacobian(model, x, start="0", stop="8", training=False).matrix(),
+    "extremes": lambda model, x: measure.jacobian(model, x).extremes(),
+    "products": lambda model, x: measure.jacobian(model, x).rmatvec(measure.jacobian(model, x).matvec(x)),
 }
 
 

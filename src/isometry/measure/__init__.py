@@ -3,8 +3,12 @@
 Each result is frozen, prints itself, and knows what it cost.
 """
 
-from isometry.measure._fisher import Condition, Fisher, fisher
+from isometry.measure._bounds import Bound
+from isometry.measure._fisher import Condition, Fisher, FisherError, fisher
+from isometry.measure._fisher_layers import LayerSpectrum
 from isometry.measure._guards import ModelCallError
+from isometry.measure._jacobian import Jacobian, jacobian
+from isometry.measure._jacobian_result import JacobianExtremes, JacobianSpectrum
 from isometry.measure._moments import RangeRisk
 from isometry.measure._signal import signal
 from isometry.measure._signal_result import ActivationSignal, LayerSignal, SignalResult
@@ -16,10 +20,18 @@ __all__ = [
     "LayerSignal",
     "ActivationSignal",
     "RangeRisk",
+    # the Jacobian, whole or between two modules
+    "jacobian",
+    "Jacobian",
+    "JacobianSpectrum",
+    "JacobianExtremes",
     # the Fisher information matrix and its whole spectrum
     "fisher",
     "Fisher",
     "Condition",
+    "LayerSpectrum",
+    "Bound",
+    "FisherError",
     # errors
     "ModelCallError",
 ]

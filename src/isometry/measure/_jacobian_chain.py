@@ -1,0 +1,275 @@
+"""Jacobians of chains of linear layers and elementwise functions, as products of large matrices.
+
+J = D^L W^L ... D^1 W^1 (Pennington, Schoenholz, Ganguli 2017). The Jacobians of all inputs of a block are stacked, so
+that a layer costs one matrix product ``(inputs * directions, width) x (width, width)`` and one scaling in place.
+
+Whether a model is such a chain is read off the tensors that its modules hand to each other. The slopes of an
+elementwise function come from the gradient of its summed output, whatever the function is; a function that is not
+elementwise is caught by comparing a random cotangent's image with autograd's (``Chain.agrees``).
+
+References:
+    J. Pennington, S. S. Schoenholz, S. Ganguli. Resurrecting the sigmoid in deep learning through dynamical isometry,
+    2017. https://arxiv.org/abs/1711.04735
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+__all__ = ["Chain", "ChainRecorder"]
+
+_BLOCK_BYTES = 2**20  # of one block's stacked Jacobians: they stay in a core's cache from layer to layer
+_LEAST_ROWS = 512  # below that matrix products run far from their best rate
+_Factor = tuple[bool, Tensor]  # (is a matrix (out, in); else slopes (inputs, units)), the tensor
+
+
+@dataclass(eq=False)
+class Chain:
+    """A chain's factors, the first layer first."""
+
+    factors: list[_Factor]
+    in_units: int
+    out_units: int
+
+    def to(self, dtype: torch.dtype) -> Chain:
+        """Give the chain in another dtype.
+
+        Returns:
+            A new chain; factors that already have the dtype are shared.
+        """
+        return Chain([(is_matrix, f.to(dtype)) for is_matrix, f in self.factors], self.in_units, self.out_units)
+
+    def push(self, tangents: Tensor) -> Tensor:
+        """Multiply by the Jacobians.
+
+        Args:
+            tangents: Shape ``(N, V, in)``.
+
+        Returns:
+            Shape ``(N, V, out)``.
+        """
+        return _through(tangents, self._steps(forward=True), slice(0, len(tangents)))
+
+    def pull(self, cotangents: Tensor) -> Tensor:
+        """Multiply by the transposed Jacobians.
+
+        Args:
+            cotangents: Shape ``(N, V, out)``.
+
+        Returns:
+            Shape ``(N, V, in)``.
+        """
+        return _through(cotangents, self._steps(forward=False), slice(0, len(cotangents)))
+
+    def matrices(self, inputs: slice) -> Iterator[Tensor]:
+        """Form the Jacobians of some inputs, from the narrower side, a cache-sized block of inputs at a time.
+
+        Args:
+            inputs: Which inputs.
+
+        Yields:
+            Shape ``(block, out, in)``.
+        """
+        forward = self.in_units < self.out_units
+        steps = self._steps(forward=forward)
+        directions = min(self.in_units, self.out_units)
+        widest = max(f.shape[-1] for _, f in self.factors)
+        itemsize = self.factors[0][1].element_size()
+        per_input = directions * widest * itemsize
+        block = max(1, _BLOCK_BYTES // per_input, _LEAST_ROWS // directions)
+        for begin in range(inputs.start, inputs.stop, block):
+            part = slice(begin, min(begin + block, inputs.stop))
+            first, rest = _seed(steps, part)
+            stacked = _through(first, rest, part)
+            yield stacked.transpose(1, 2) if forward else stacked
+
+    def agrees(self, cotangents: Tensor, images: Tensor) -> bool:
+        """Check the chain against autograd on one random cotangent per input.
+
+        Args:
+            cotangents: Shape ``(N, 1, out)``.
+            images: What autograd makes of them, shape ``(N, 1, in)``.
+
+        Returns:
+            Whether each input's image is the same but for rounding.
+        """
+        own = self.pull(cotangents).double()
+        other = images.double()
+        size = torch.linalg.vector_norm(other, dim=-1)
+        error = torch.linalg.vector_norm(own - other, dim=-1)
+        # Rounding grows with the layers; a softmax taken for an elementwise function is wrong by order one.
+        tolerance = max(1e-3, 100 * torch.finfo(cotangents.dtype).eps)
+        return bool((error <= tolerance * size).all())
+
+    def _steps(self, *, forward: bool) -> list[_Factor]:
+        if forward:
+            return [(is_matrix, f.t() if is_matrix else f) for is_matrix, f in self.factors]
+        return self.factors[::-1]
+
+
+def _seed(steps: list[_Factor], part: slice) -> tuple[Tensor, list[_Factor]]:
+    """Start from the first matrix instead of multiplying it by the identity.
+
+    Returns:
+        The stacked start, shape ``(block, directions, units)``, and the steps that remain.
+    """
+    count = part.stop - part.start
+    (is_matrix, first), rest = steps[0], steps[1:]
+    if is_matrix:
+        return first.expand(count, -1, -1), rest
+    if rest and rest[0][0]:
+        return first[part].unsqueeze(2) * rest[0][1], rest[1:]
+    return torch.diag_embed(first[part]), rest
+
+
+def _through(stacked: Tensor, steps: list[_Factor], part: slice) -> Tensor:
+    """Multiply stacked rows by matrices and slopes, between two buffers.
+
+    Returns:
+        Shape ``(block, directions, units)``.
+    """
+    count, directions, units = stacked.shape
+    widest = max([units, *(f.shape[-1] for _, f in steps)])
+    rows = count * directions
+    here, there = stacked.new_empty(rows * widest), stacked.new_empty(rows * widest)
+    current = here[: rows * units].view(rows, units)
+    current.view(count, directions, units).copy_(stacked)
+    for is_matrix, factor in steps:
+        if is_matrix:
+            units = factor.shape[1]
+            product = there[: rows * units].view(rows, units)
+            torch.mm(current, factor, out=product)  # W^l from the right: the rows are J^T's (or J's) own
+            here, there, current = there, here, product
+        else:
+            current.view(count, directions, units).mul_(factor[part].unsqueeze(1))  # D^l
+    return current.view(count, directions, units)
+
+
+@dataclass(eq=False)
+class _Seen:
+    """One call: the very tensors that went in and came out, and the input's value at that time."""
+
+    module: nn.Module
+    given: Tensor | None
+    value: Tensor | None
+    returned: Tensor | None = None
+
+
+class ChainRecorder:
+    """Watches a forward pass for a chain of linear layers and elementwise modules.
+
+    Args:
+        samples: Size of the batch.
+    """
+
+    def __init__(self, samples: int) -> None:
+        self.samples = samples
+        self.seen: list[_Seen] = []
+
+    def attach(self, model: nn.Module) -> list[Any]:
+        """Hook the modules that do the work: those without children, and parametrized linear layers.
+
+        Returns:
+            The hooks' handles.
+        """
+        handles: list[Any] = []
+        for name, module in model.named_modules():
+            inside = "parametrizations" in name.split(".")
+            if not inside and (next(module.children(), None) is None or isinstance(module, nn.Linear)):
+                handles.append(module.register_forward_pre_hook(self._before))
+                handles.append(module.register_forward_hook(self._after))
+        return handles
+
+    def _before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        only = args[0] if len(args) == 1 and isinstance(args[0], Tensor) else None
+        fits = only is not None and only.is_floating_point() and only.shape[:1] == (self.samples,)
+        if only is None or not fits:
+            self.seen.append(_Seen(module, None, None))
+            return
+        # A copy, for modules that work in place.
+        value = only.detach().clone() if _is_pointwise(module) else only.detach()
+        self.seen.append(_Seen(module, only, value))
+
+    def _after(self, module: nn.Module, _args: Any, result: Any) -> None:
+        if self.seen and self.seen[-1].module is module and isinstance(result, Tensor):
+            self.seen[-1].returned = result
+
+    def chain(self, handed: Tensor, final: Tensor, calls: slice) -> Chain | None:
+        """Read the chain off the recorded calls.
+
+        Args:
+            handed: The tensor that entered the path.
+            final: The tensor that left it.
+            calls: Which of the calls lie on the path.
+
+        Returns:
+            The chain, or None if the path is anything else.
+        """
+        factors: list[_Factor] = []
+        current: Tensor | None = handed
+        for call in self.seen[calls]:
+            found = _factors(call, self.samples) if call.given is current else None
+            if found is None:
+                return None
+            factors += found
+            current = call.returned
+        if current is not final or not any(is_matrix for is_matrix, _ in factors):
+            return None
+        return Chain(_merged(factors), handed[0].numel(), final[0].numel())
+
+
+def _is_pointwise(module: nn.Module) -> bool:
+    """Tell whether a module may be an elementwise function: no parameters, or a normalization that is fixed.
+
+    Returns:
+        True also for functions that are not elementwise; ``Chain.agrees`` finds those out.
+    """
+    if isinstance(module, _BatchNorm):
+        return not module.training and module.running_mean is not None
+    return next(module.parameters(), None) is None or isinstance(module, nn.PReLU)
+
+
+def _factors(call: _Seen, samples: int) -> list[_Factor] | None:
+    """Give a call's share of the Jacobian.
+
+    Returns:
+        Its factors (none for a reshape), or None if the module is of no known kind.
+    """
+    module, result, value = call.module, call.returned, call.value
+    if result is None or value is None or result.shape[:1] != (samples,):
+        return None
+    if isinstance(module, nn.Linear):
+        return [(True, module.weight.detach())] if value.ndim == 2 and type(module).forward in _LINEAR else None
+    if isinstance(module, nn.Identity | nn.Flatten | nn.Unflatten):
+        return [] if result.numel() == value.numel() else None
+    if isinstance(module, _DropoutNd) and not module.training:
+        return []
+    if not _is_pointwise(module) or result.shape != value.shape:
+        return None
+    with torch.enable_grad():
+        leaf = value.clone().requires_grad_()
+        output = module.forward(leaf * 1)  # not through its hooks
+        if not isinstance(output, Tensor) or not output.requires_grad:
+            return None
+        (slopes,) = torch.autograd.grad(output.sum(), leaf)
+    return [(False, slopes.reshape(samples, -1))]
+
+
+_LINEAR = (nn.Linear.forward, nn.modules.linear.NonDynamicallyQuantizableLinear.forward)
+
+
+def _merged(factors: list[_Factor]) -> list[_Factor]:
+    merged: list[_Factor] = []
+    for is_matrix, factor in factors:
+        if merged and not is_matrix and not merged[-1][0]:
+            merged[-1] = (False, merged[-1][1] * factor)
+        else:
+            merged.append((is_matrix, factor))
+    return merged

@@ -1,0 +1,75 @@
+"""Dense Jacobians of a linearized path: by the chain where there is one, else by batched sweeps of autograd."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from isometry.measure._jacobian_path import NotTwiceDifferentiableError, Path
+
+__all__ = ["dense_blocks", "sweep_bytes"]
+
+_SWEEP_BYTES = 128 * 2**20  # of one sweep's cotangents at the widest activation
+_ALIVE = 4  # copies of those that autograd holds at a time
+
+
+def sweep_bytes(shape: tuple[int, int], widest: int, inputs: int, itemsize: int) -> int:
+    """Foresee the working memory of the sweeps that form dense Jacobians.
+
+    Args:
+        shape: (out, in).
+        widest: Elements of the widest activation, per input.
+        inputs: Inputs that are swept together.
+        itemsize: Bytes of an element.
+
+    Returns:
+        Bytes, besides the Jacobians themselves.
+    """
+    one = inputs * widest * itemsize
+    return _ALIVE * max(one, min(_SWEEP_BYTES, min(shape) * one))
+
+
+def dense_blocks(path: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Form the Jacobians of a path, block of inputs by block of inputs.
+
+    Args:
+        path: The opened path.
+        dtype: The dtype of the result; a chain is multiplied in it.
+
+    Yields:
+        The route that was taken, and Jacobians of shape ``(block, out, in)``.
+    """
+    out, inp = math.prod(path.out_shape), math.prod(path.in_shape)
+    side = "forward" if inp < out else "reverse"
+    if path.chain is not None:
+        for block in path.chain.to(dtype).matrices(slice(0, len(path.leaf))):
+            yield f"chain, {side}", block
+        return
+    if side == "forward":
+        try:
+            yield "graph, forward", _swept(path, path.push, inp).transpose(1, 2).to(dtype)
+        except NotTwiceDifferentiableError:
+            side = "reverse"  # said in the route: more sweeps, the same numbers
+        else:
+            return
+    yield "graph, reverse", _swept(path, path.pull, out).to(dtype)
+
+
+def _swept(path: Path, send: Callable[[Tensor], Tensor], directions: int) -> Tensor:
+    """Send the basis through the graph, as many directions at a time as fit the working memory.
+
+    Returns:
+        Shape ``(N, directions, units on the other side)``.
+    """
+    inputs = len(path.leaf)
+    at_once = max(1, min(directions, _SWEEP_BYTES // (inputs * path.widest * path.leaf.element_size())))
+    parts = []
+    for begin in range(0, directions, at_once):
+        end = min(begin + at_once, directions)
+        basis = torch.zeros(end - begin, directions, dtype=path.leaf.dtype, device=path.leaf.device)
+        basis[:, begin:end].fill_diagonal_(1)
+        parts.append(send(basis.expand(inputs, -1, -1)))
+    return torch.cat(parts, dim=1)
