@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import math
 from typing import Any
@@ -16,12 +18,16 @@ def mean(function, q: float) -> float:
     return float(WEIGHTS @ function(math.sqrt(q) * NODES))
 
 
-def chi_of(sigma_w: float, sigma_b: float) -> tuple[float, float]:
-    """The fixed point q* and chi of tanh, by iteration."""
-    q = 1.0
-    for _ in range(400):
-        q = sigma_w**2 * mean(lambda h: np.tanh(h) ** 2, q) + sigma_b**2
-    return q, sigma_w**2 * mean(lambda h: (1 - np.tanh(h) ** 2) ** 2, q)
+@functools.cache
+def chi_grid() -> tuple[list[float], list[float], list[list[float]]]:
+    """chi of tanh at its fixed point, by iteration, for a grid of standard deviations."""
+    sigma_w, sigma_b = np.linspace(0.4, 2.4, 41).round(4), np.linspace(0.0, 0.6, 25).round(4)
+    w2, b2 = sigma_w**2, sigma_b[:, None] ** 2
+    q = np.ones((25, 41))
+    for _ in range(300):
+        q = w2 * (np.tanh(np.sqrt(q)[..., None] * NODES) ** 2 @ WEIGHTS) + b2
+    slope = (1 - np.tanh(np.sqrt(q)[..., None] * NODES) ** 2) ** 2 @ WEIGHTS
+    return sigma_w.tolist(), sigma_b.tolist(), (w2 * slope).tolist()
 
 
 def layers(depth: int, sigma_w: float, sigma_b: float, q: float, rng: np.random.Generator) -> list[dict[str, Any]]:
@@ -59,9 +65,7 @@ def layers(depth: int, sigma_w: float, sigma_b: float, q: float, rng: np.random.
 
 
 def phase(before: tuple[float, float] | None, after: tuple[float, float] | None) -> dict[str, Any]:
-    sigma_w = np.linspace(0.4, 2.4, 41).round(4).tolist()
-    sigma_b = np.linspace(0.0, 0.6, 25).round(4).tolist()
-    chi = [[chi_of(w, b)[1] for w in sigma_w] for b in sigma_b]
+    sigma_w, sigma_b, chi = chi_grid()
     line_w, line_b = [], []
     for q in np.geomspace(1e-3, 2.0, 40):
         w2 = 1 / mean(lambda h: (1 - np.tanh(h) ** 2) ** 2, q)
@@ -85,6 +89,11 @@ def phase(before: tuple[float, float] | None, after: tuple[float, float] | None)
 
 def sick() -> dict[str, Any]:
     """A 100-layer tanh perceptron as PyTorch makes it, on digits: what the demo diagnoses."""
+    return copy.deepcopy(_sick())
+
+
+@functools.cache
+def _sick() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     sigma_w, sigma_b = 1 / math.sqrt(3), 0.0577
     depth = layers(100, sigma_w, sigma_b, 1.0, rng)

@@ -68,6 +68,8 @@ def tidy_phase(phase: Mapping[str, Any]) -> _content.PhaseSection:
 
 def _signal(section: dict[str, Any]) -> dict[str, Any]:
     section["layers"] = _rows(section["layers"], _content.LayerItem, "content['signal']['layers']")
+    for i, layer in enumerate(section["layers"]):
+        layer["name"] = layer["name"] or f"layer {i + 1}"
     return section
 
 

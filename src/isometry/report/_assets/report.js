@@ -82,6 +82,7 @@
     return next();
   }
   function start() {
+    performance.mark("isometry-plots");
     plots = read("isometry-figures");
     if (!Object.keys(plots.figures).length) { root.dataset.plots = "drawn"; return; }
     if (typeof DecompressionStream === "undefined") {

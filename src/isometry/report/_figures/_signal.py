@@ -138,12 +138,10 @@ def _reading(section: SignalSection, layers: list[LayerItem]) -> str:
     zero = sum(1 for layer in layers if layer["q"] == 0)
     broken = sum(1 for layer in layers if layer["nonfinite"])
     notes = [
-        f"{count(n, 'layer')} {what}"
-        for n, what in ((zero, "carry no signal at all"), (broken, "hold NaN or infinity"))
-        if n
+        f"{count(n, 'layer')} with {what}" for n, what in ((zero, "no signal at all"), (broken, "NaN or infinity")) if n
     ]
     if notes:
-        sentences.append(f"Note: {joined(notes)}.")
+        sentences.append(f"There {'is' if zero + broken == 1 else 'are'} {joined(notes)}.")
     if section["xi_c"] is not None and section["xi_c"] > 0:
         reach = number(6 * section["xi_c"], 2)
         sentences.append(f"In theory the signal's geometry survives a depth of about 6 ξ_c = {reach} layers.")
