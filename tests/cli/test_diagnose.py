@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from isometry.cli import app
@@ -37,3 +40,104 @@ def test_bad_usage_is_a_sentence_and_exit_code_2(tmp_path, monkeypatch, command,
     assert result.stdout == ""
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.stderr
+
+
+SMALL = "mlp:depth=2,width=8,activation=tanh"
+SICK = "mlp:depth=60,width=16,activation=tanh"
+
+
+def test_a_healthy_model_is_exit_code_0():
+    result = run("diagnose", SMALL, "--data", "digits", "--samples", "20")
+    assert result.exit_code == 0, result.stderr
+    assert "This network is healthy" in result.stdout
+    assert result.stderr == ""
+
+
+def test_a_sick_model_is_exit_code_1_and_leaves_a_report(tmp_path):
+    out = tmp_path / "report"
+    result = run("diagnose", SICK, "--samples", "20", "--out", str(out))
+    assert result.exit_code == 1, result.stderr
+    assert "As it stands, this network will not train" in result.stdout
+    assert "vanishing_gradient" in result.stdout
+    assert result.stderr == "DATA is digits, since none was given; give yours with --data.\n"
+    assert sorted(p.name for p in out.iterdir()) == ["diagnosis.json", "index.html"]
+    content = json.loads((out / "diagnosis.json").read_text())
+    assert content["subject"]["model"] == SICK
+    assert content["subject"]["data"] == "digits"
+
+
+def test_json_alone_is_the_diagnosis():
+    result = run("diagnose", SICK, "--samples", "20", "--json", "--seed", "3")
+    assert result.exit_code == 1
+    content = json.loads(result.stdout)
+    assert (content["schema"], content["verdict"], content["subject"]["samples"]) == (1, "error", 20)
+    again = json.loads(run("diagnose", SICK, "--samples", "20", "--json", "--seed", "3").stdout)
+    assert content["findings"] == again["findings"]
+    other = json.loads(run("diagnose", SICK, "--samples", "20", "--json", "--seed", "4").stdout)
+    assert content["findings"] != other["findings"]
+
+
+def test_the_proof_is_printed():
+    result = run("diagnose", SICK, "--samples", "20", "--prove", "10")
+    assert result.exit_code == 1, result.stderr
+    assert "10 steps of adam" in result.stdout
+    assert "prescribed" in result.stdout
+
+
+def test_gaussian_inputs_by_shape():
+    result = run("diagnose", "mlp:depth=2,width=8,activation=tanh", "--in-shape", "5", "--samples", "20", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["subject"]["data"] == "Gaussian inputs"
+    both = run("diagnose", SMALL, "--in-shape", "5", "--data", "digits")
+    assert both.exit_code == 2
+    assert "give --data or --in-shape, not both" in both.stderr
+
+
+def test_the_users_model_and_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\n\ndef build():\n    print('building')\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Tanh(), torch.nn.Linear(8, 2))\n\n\n"
+        "def data():\n    x = torch.randn(40, 3)\n    return x, (x[:, 0] > 0).long()\n"
+    )
+    result = run("diagnose", "mine.py:build", "--data", "mine.py:data", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["subject"]["classes"] == 2
+    assert result.stderr == "building\n"
+
+
+def test_an_error_in_the_users_forward_is_shown_short(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import torch\n\n\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.linear = torch.nn.Linear(3, 2)\n\n    def forward(self, x):\n"
+        "        return self.linear(self.prepare(x))\n\n    def prepare(self, x):\n        return x.flatten(1).oops()\n"
+    )
+    result = run("diagnose", "mine.py:Net", "--data", "digits")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "has no attribute 'oops'" in result.stderr
+    assert "mine.py" in result.stderr
+    assert result.stderr.count("File ") <= 4
+
+
+def test_a_prescription_is_written_and_can_be_loaded(tmp_path):
+    from safetensors.torch import load_file
+
+    path = tmp_path / "deep" / "init.safetensors"
+    result = run("prescribe", SICK, "--data", "digits", "--write", str(path), "--q-star", "1/64")
+    assert result.exit_code == 0, result.stderr
+    assert "Prescription: " in result.stdout
+    weights = load_file(path)["hidden.5.linear.weight"].double()
+    gain = weights @ weights.T
+    torch.testing.assert_close(gain, gain[0, 0] * torch.eye(16, dtype=torch.float64), atol=1e-5, rtol=0)
+    assert float(gain[0, 0]) == pytest.approx(1.0152**2, abs=1e-3)  # sigma_w^2 of tanh at q* = 1/64
+    plain = json.loads(run("prescribe", SICK, "--data", "digits", "--json").stdout)
+    assert plain["changes"][0]["name"] == "hidden.0.linear.weight"
+
+
+def test_a_report_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    result = run("diagnose", SMALL, "--data", "digits", "--samples", "20", "--out", str(tmp_path / "file"))
+    assert result.exit_code == 2
+    assert "is a file" in " ".join(result.stderr.replace("│", " ").split())

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from isometry.cli._progress import progress_bar
-from isometry.cli._shell import FOUND, alone, console, guarded, number, print_json
+from isometry.cli._shell import FOUND, alone, console, guarded, number, numbers, print_json
 
-__all__ = ["Data", "Model", "QStar", "Samples", "Seed", "diagnose", "open_case"]
+__all__ = ["Data", "InShape", "Model", "QStar", "Samples", "Seed", "diagnose", "open_case"]
 
 Model = Annotated[
     str,
@@ -19,12 +19,16 @@ Model = Annotated[
     ),
 ]
 Data = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--data",
         metavar="DATA",
-        help="digits, fashion-mnist, an .npz or IDX file, a folder of images, or path/to/file.py:NAME.",
+        help="digits (the default), fashion-mnist, an .npz or IDX file, a folder of images, or path/to/file.py:NAME.",
     ),
+]
+InShape = Annotated[
+    str | None,
+    typer.Option("--in-shape", metavar="3,32,32", help="Measure on Gaussian inputs of this shape instead of DATA."),
 ]
 Samples = Annotated[int, typer.Option("--samples", min=2, metavar="N", help="Size of the batch that is measured.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the model's draw, the batch and the training.")]
@@ -37,9 +41,11 @@ QStar = Annotated[
 @guarded
 def diagnose(
     model: Model,
-    data: Data = "digits",
+    data: Data = None,
+    in_shape: InShape = None,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Write index.html and diagnosis.json there.")
+        Path | None,
+        typer.Option("--out", metavar="DIR", file_okay=False, help="Write index.html and diagnosis.json there."),
     ] = None,
     prove: Annotated[
         int, typer.Option("--prove", min=0, metavar="STEPS", help="Train model and cure for so many steps, compare.")
@@ -62,31 +68,54 @@ def diagnose(
     with alone(json), progress_bar("Diagnosis"):
         from isometry.diagnosis import diagnose as measure
 
-        net, dataset = open_case(model, data, seed)
-        found = measure(net, dataset, prove=prove, samples=samples, seed=seed, q_star=q_star)
+        net, dataset, shape = open_case(model, data, in_shape, seed)
+        found = measure(
+            net,
+            dataset,
+            prove=prove,
+            samples=samples,
+            in_shape=shape,
+            q_star=q_star,
+            names=(model, "Gaussian inputs" if dataset is None else dataset.name),
+            seed=seed,
+        )
         if out is not None:
             found.save(out)
     if json:
         print_json(found.to_dict())
     else:
-        console().print(found)
+        from isometry.cli._printed import print_diagnosis
+
+        print_diagnosis(found, console())
         if out is not None:
             console().print(f"report: {out / 'index.html'}", markup=False, highlight=False)
     if found.verdict == "error":
         raise typer.Exit(FOUND)
 
 
-def open_case(model: str, data: str, seed: int) -> tuple[Any, Any]:
+def open_case(model: str, data: str | None, in_shape: str | None, seed: int) -> tuple[Any, Any, tuple[int, ...] | None]:
     """Load DATA and build MODEL for it, reproducibly.
 
     Returns:
-        The module and the data set.
+        The module, the data set (None for Gaussian inputs), and the shape of one input (None for data).
+
+    Raises:
+        typer.BadParameter: If both data and a shape are given.
     """
+    if data is not None and in_shape is not None:
+        raise typer.BadParameter("give --data or --in-shape, not both.")
+    shape = None if in_shape is None else numbers(in_shape)
+
     import torch
 
     from isometry.data import load
     from isometry.nn import resolve_model
 
-    dataset = load(data)
+    if shape is not None:
+        torch.manual_seed(seed)
+        return resolve_model(model, in_shape=shape, classes=10), None, shape
+    if data is None:
+        typer.echo("DATA is digits, since none was given; give yours with --data.", err=True)
+    dataset = load(data or "digits")
     torch.manual_seed(seed)
-    return resolve_model(model, in_shape=dataset.shape, classes=dataset.outputs), dataset
+    return resolve_model(model, in_shape=dataset.shape, classes=dataset.outputs), dataset, None

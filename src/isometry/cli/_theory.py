@@ -57,7 +57,9 @@ def critical(
 @guarded
 def phase_diagram(
     activation: Act,
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE.html", help="Draw it on a page.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE.html", dir_okay=False, help="Draw it on a page.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Map the ordered and the chaotic phase over weight and bias scales, and the critical line between them.
