@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isometry._base import unknown_name
 from isometry.measure._guards import call_model
@@ -217,6 +218,8 @@ def opened(
                 hooks.callback(last.register_forward_hook(tap_out).remove)
             if first is not None:
                 hooks.callback(first.register_forward_hook(tap_in).remove)
+            # The fused attention kernels can be differentiated only once, and not for many cotangents together.
+            hooks.enter_context(sdpa_kernel(SDPBackend.MATH))
             given = enter(x) if first is None else x.clone()  # the model may overwrite it
             final = _called(model, given)
         if first is not None:
