@@ -74,7 +74,7 @@ def test_ctrl_c_is_130_and_leaves_nothing(tmp_path):
         "import sys, time\n\n\ndef build():\n    print('ready', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen(
-        [*PROGRAM, "diagnose", "slow.py:build", "--out", "report"],
+        [*PROGRAM, "diagnose", "slow.py:build", "--data", "digits", "--out", "report"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
