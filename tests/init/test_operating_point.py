@@ -68,3 +68,19 @@ def test_never_shifting_means_the_origin_or_an_error():
 def test_no_slope_is_an_error():
     with pytest.raises(ValueError, match=r"has no slope at q_star=.*; use another activation or a larger q_star"):
         operating_point(resolve_activation("hardshrink"), depth=2, q_star=1e-6, shift="never")
+
+
+@pytest.mark.parametrize("name", ["gelu", "silu", "softplus", "elu", "relu", "mish"])
+def test_training_cannot_leave_for_much_larger_slopes(name):
+    activation, depth = resolve_activation(name), 50
+    point = operating_point(activation, depth=depth)
+    for factor in (1, 4, 16):
+        for t in (0, point.shift, 2 * point.shift, 4):
+            chi = point.sigma_w**2 * gaussian_mean(lambda u: activation.slope(u) ** 2, factor * point.q_star, t)
+            assert chi <= 1 + 1.1 * JACOBIAN_VARIANCE / depth
+
+
+def test_dead_zones_are_left_by_a_shift_and_q_star_shrinks_where_shifts_do_not_suffice():
+    shrink = operating_point(resolve_activation("softshrink"), depth=50)
+    assert shrink.shift > 0.5
+    assert operating_point(resolve_activation("sigmoid"), depth=100).q_star == 0.25

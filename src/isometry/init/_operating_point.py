@@ -11,7 +11,7 @@ activations at t = 0 it is the mean-field prescription itself.
 
 The default operating point keeps the predicted variance of the squared singular values of the whole Jacobian,
 L (mu_2 / mu_1^2 - 1) with mu_k = E phi'^(2k), at ``JACOBIAN_VARIANCE``: by q* alone where that is possible (smooth
-activations), else by the smallest shift.
+activations), else by the smallest shift. It also asks that training cannot easily leave it for slopes that are larger.
 
 References:
     J. Pennington, S. S. Schoenholz, S. Ganguli, The emergence of spectral universality in deep networks, AISTATS 2018.
@@ -23,6 +23,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -103,11 +104,7 @@ def operating_point(
         ValueError: If the activation has no slope there, or no critical point at the origin with ``shift="never"``
             (``theory.NoCriticalPointError``).
     """
-    kinked = _spread(activation, 1e-10, 0.0) > 1e-3
-    q = q_star if q_star is not None else _largest_q(activation, depth, kinked)
-    t = 0.0
-    if kinked and shift != "never" and not activation.odd and depth * _spread(activation, q, 0.0) > JACOBIAN_VARIANCE:
-        t = _smallest_shift(activation, depth, q)
+    q, t = _choose(activation, depth, q_star, shift)
     # Of the activations that are not odd, only the homogeneous ones have the same critical point at every q*.
     at_origin = shift == "never" or (shift == "auto" and t == 0 and activation.homogeneous is not None)
     at = _averages(activation, q, t)
@@ -118,7 +115,7 @@ def operating_point(
             "use another activation or a larger q_star."
         )
     predicted = depth * at.spread
-    if at_origin or activation.odd:
+    if at_origin or (activation.odd and t == 0):
         if activation.homogeneous is not None:  # every q is a fixed point of sigma_w^2 = 1 / mu_1, sigma_b = 0
             return OperatingPoint(name, q, 0.0, 0.0, 1 / math.sqrt(at.mu1), 0.0, predicted, depth)
         point = MeanField(activation).critical(q_star=q)
@@ -128,39 +125,74 @@ def operating_point(
     return OperatingPoint(name, q, t, at.mean, sigma_w, sigma_b, predicted, depth)
 
 
-def _largest_q(activation: Activation, depth: int, kinked: bool) -> float:
-    """Find the largest q* that keeps the Jacobian's variance, up to one half.
+@lru_cache(maxsize=256)
+def _choose(activation: Activation, depth: int, q_star: float | None, shift: Shift) -> tuple[float, float]:
+    """Choose q* and the shift.
+
+    Returns:
+        ``(q_star, t)``.
+    """
+    if shift == "never" or activation.odd:
+        if q_star is not None:
+            return q_star, 0.0
+        q = _largest_q(activation, depth)
+        if shift == "never" or depth * _spread(activation, q, 0.0) <= 1.01 * JACOBIAN_VARIANCE:
+            return q, 0.0
+    q = q_star if q_star is not None else _LARGEST_Q
+    t, cost = _smallest_shift(activation, depth, q)
+    while q_star is None and cost > JACOBIAN_VARIANCE and q > 0.02:
+        narrower, less = _smallest_shift(activation, depth, q / 2)
+        if less >= cost:
+            break
+        q, t, cost = q / 2, narrower, less
+    return q, t
+
+
+def _largest_q(activation: Activation, depth: int) -> float:
+    """Find the largest q* that keeps the Jacobian's variance at the origin, up to one half.
 
     Returns:
         q*; where no q* does (a kink at the origin), one half.
     """
-    if kinked or depth * _spread(activation, _LARGEST_Q, 0.0) <= JACOBIAN_VARIANCE:
+
+    def fits(q: float) -> bool:
+        return depth * _spread(activation, q, 0.0) <= JACOBIAN_VARIANCE
+
+    if fits(_LARGEST_Q) or not fits(_SMALLEST_Q):
         return _LARGEST_Q
     low, high = math.log(_SMALLEST_Q), math.log(_LARGEST_Q)
     for _ in range(30):
         middle = (low + high) / 2
-        if depth * _spread(activation, math.exp(middle), 0.0) <= JACOBIAN_VARIANCE:
-            low = middle
-        else:
-            high = middle
+        low, high = (middle, high) if fits(math.exp(middle)) else (low, middle)
     return math.exp(low)
 
 
-def _smallest_shift(activation: Activation, depth: int, q: float) -> float:
-    """Find the smallest shift that keeps the Jacobian's variance, in either direction.
+def _smallest_shift(activation: Activation, depth: int, q: float) -> tuple[float, float]:
+    """Find the smallest shift at which the chain is close to an isometry and cannot easily leave it.
+
+    Two things are asked for: the Jacobian's variance, and that no other operating point of at least the same q has much
+    larger slopes, since in training the pre-activations wander and chi would grow over all layers at once (GELU around
+    zero has chi = 1 with sigma_w = 2, and chi = 2 far from zero).
 
     Returns:
-        t; where none does, the best of those tried.
+        t, and the depth times the larger of the two excesses; where no t keeps it, the best of those tried.
     """
-    tried = [sign * step * 0.05 * math.sqrt(q) for step in range(1, 121) for sign in (1, -1)]
-    best, best_spread = 0.0, math.inf
-    for t in tried:
-        spread = _spread(activation, q, t)
-        if depth * spread <= JACOBIAN_VARIANCE:
-            return t
-        if spread < best_spread:
-            best, best_spread = t, spread
-    return best
+    steps = [0.05 * math.sqrt(q) * k for k in range(121)]
+    places = np.linspace(0.0, max(8.0, steps[-1]), 25)
+    largest = max(
+        _averages(activation, factor * q, sign * t).mu1 for factor in (1, 4, 16) for t in places for sign in (1, -1)
+    )
+    best, least = 0.0, math.inf
+    for t in (sign * step for step in steps for sign in (1, -1)):
+        at = _averages(activation, q, t)
+        if not at.mu1 > 1e-12:
+            continue
+        cost = depth * max(at.spread, largest / at.mu1 - 1)
+        if cost <= JACOBIAN_VARIANCE:
+            return t, cost
+        if cost < least:
+            best, least = t, cost
+    return best, least
 
 
 def _spread(activation: Activation, q: float, t: float) -> float:
