@@ -11,25 +11,33 @@ Departures: (1) the softmax's zero eigenvalue is left out by construction (V = C
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from isometry._base import Cost, Result, stopwatch
+from isometry._base import Cost, Result, progress, stopwatch
+from isometry.linalg import LanczosResult, lanczos
+from isometry.measure._bounds import Bound, Form, rigorous_bound, theorem_bound
+from isometry.measure._fisher_layers import LayerSpectrum, layer_spectra, sample_blocks
+from isometry.measure._fisher_products import Products
 from isometry.measure._fisher_roots import Kind, Likelihood, check_choice
 from isometry.measure._fisher_setup import Setup, make_setup
 from isometry.measure._gram import accumulate
 from isometry.measure._gram_sums import FullGram
 
-__all__ = ["Condition", "Fisher", "fisher"]
+__all__ = ["Condition", "Fisher", "FisherError", "fisher"]
+
+# What u^T T u and |root^T u|^2 may differ by, relatively: rounding in the model's passes, with a wide margin.
+_ALLOWED = {torch.float64: 1e-8, torch.float32: 2e-3}
+_JACKKNIFE = 16  # most groups of draws to leave out in turn
 
 
 @dataclass(frozen=True)
 class Condition(Result):
-    """Condition numbers of the nonzero dual spectrum.
+    """Condition numbers of the nonzero dual spectrum; the softmax's structural zeros are not in it.
 
     Attributes:
         median: lambda_max over the median eigenvalue.
@@ -42,6 +50,21 @@ class Condition(Result):
     smallest: float
     cutoff: float
     below: int
+
+
+@dataclass(frozen=True)
+class FisherError(Result):
+    """Standard errors of a Monte-Carlo Fisher matrix over its draws of labels.
+
+    Attributes:
+        lambda_max: Of the largest eigenvalue, by the jackknife over draws.
+        trace: Of the trace.
+        draws: Draws per sample; with one draw there is no error to be had (NaN).
+    """
+
+    lambda_max: float
+    trace: float
+    draws: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +81,12 @@ class Fisher(Result):
         size: How many numbers the parameters hold.
         dtype: In which the model ran; sums and eigenvalues are in float64.
         residual: Relative difference between u^T T u and |root^T u|^2 for a random u, the first from the dual T, the
-            second from one ordinary backward pass; NaN without a dual.
+            second from one ordinary backward pass of the model: a check on everything in between. NaN without a
+            dual, and where the model overwrites in place what its own backward pass would need.
+        general: Parameters whose rows had to be formed sample by sample, for want of a closed form.
+        unused: Parameters that the forward pass does not read; their block is zero.
         cost: What it took.
+        gram: The dual, shape (N V, N V), row v N + n for direction v of sample n; None if matrix-free.
     """
 
     kind: Kind
@@ -71,6 +98,8 @@ class Fisher(Result):
     size: int
     dtype: torch.dtype
     residual: float
+    general: tuple[str, ...]
+    unused: tuple[str, ...]
     cost: Cost
     gram: Tensor | None = field(repr=False)
     _values: Tensor | None = field(repr=False)
@@ -80,59 +109,204 @@ class Fisher(Result):
     def eigenvalues(self) -> Tensor:
         """Give all nonzero eigenvalues of the Fisher matrix, largest first.
 
-        The softmax's N structural zeros are not among them. Rounding may leave tiny ones, down to about 1e-16 of the
-        largest, negative: they are zero to working precision.
+        The softmax's N structural zeros are not among them. Rounding may leave others, down to about 1e-16 of the
+        largest, slightly negative: they are zero to working precision.
 
         Returns:
-            Shape (min(N V, parameters),), float64.
+            Shape (min(N V, size),), float64.
 
         Raises:
-            RuntimeError: If the measurement was matrix-free.
+            RuntimeError: If the measurement is matrix-free.
         """
         if self._values is None:
             raise RuntimeError(
-                "this Fisher matrix is matrix-free (dense=False); use .top(k) for its largest eigenvalues."
+                "this Fisher matrix is matrix-free (dense=False): use .top(k) for its largest eigenvalues."
             )
         return self._values
 
     @property
     def lambda_max(self) -> float:
-        """The largest eigenvalue; gradient descent on the local quadratic is stable for steps below 2 over it."""
-        return float(self.eigenvalues()[0])
+        """The largest eigenvalue: plain gradient descent on the local quadratic is stable for steps below 2 over it."""
+        values = self._values if self._values is not None else self.top(1).eigenvalues
+        return float(values[0])
 
     @property
     def trace(self) -> float:
-        """The sum of all eigenvalues."""
-        return float(self.eigenvalues().sum())
+        """The sum of all eigenvalues; exact for the matrix-free one too."""
+        if self._values is not None:
+            return float(self._values.sum())
+        if "trace" not in self._cache:
+            blocks = sample_blocks(self._setup, lambda _out: self._setup.cotangents())
+            self._cache["trace"] = sum(float(b.diagonal(dim1=1, dim2=2).sum()) for b in blocks.values())
+        return cast("float", self._cache["trace"])
 
     @property
     def effective_rank(self) -> float:
         """Trace over largest eigenvalue: how many directions share the curvature; NaN for a zero matrix."""
-        return self.trace / self.lambda_max if self.lambda_max > 0 else float("nan")
+        top = self.lambda_max
+        return self.trace / top if top > 0 else float("nan")
+
+    @property
+    def stderr(self) -> FisherError | None:
+        """Standard errors over the Monte-Carlo draws; None for the other kinds, which have none."""
+        if self.kind != "monte-carlo" or self.gram is None:
+            return None
+        if "stderr" not in self._cache:
+            self._cache["stderr"] = _over_draws(self.gram, self.rows)
+        return cast("FisherError", self._cache["stderr"])
 
     def condition(self, cutoff: float = 1e-12) -> Condition:
-        """Compare the largest eigenvalue with the median and with the smallest above a cut-off.
+        """Compare the largest eigenvalue with the median and with the smallest one above a cut-off.
 
         Args:
             cutoff: Eigenvalues below this fraction of the largest count as zero.
 
         Returns:
-            Both ratios; infinite where the denominator is zero.
+            Both ratios; infinite where there is nothing to divide by.
         """
         values = self.eigenvalues()
-        top = float(values[0])
-        middle = (
-            float(values.median())
-            if len(values) % 2
-            else float(values[len(values) // 2 - 1 : len(values) // 2 + 1].mean())
-        )
+        top, half = float(values[0]), len(values) // 2
+        median = float(values[half]) if len(values) % 2 else float(values[half - 1 : half + 1].mean())
         above = values[values > cutoff * top]
         return Condition(
-            median=top / middle if middle > 0 else float("inf"),
+            median=top / median if median > 0 else float("inf"),
             smallest=top / float(above[-1]) if len(above) else float("inf"),
             cutoff=cutoff,
             below=len(values) - len(above),
         )
+
+    def per_layer(self) -> tuple[LayerSpectrum, ...]:
+        """Compute the spectrum of every layer's diagonal block; runs the model again.
+
+        Returns:
+            One result per module that holds chosen parameters, in the model's order.
+        """
+        if "layers" not in self._cache:
+            self._setup.check_dense(self._setup.budget)
+            self._cache["layers"] = layer_spectra(self._setup)
+        return cast("tuple[LayerSpectrum, ...]", self._cache["layers"])
+
+    def bound(self, form: Form = "rigorous", *, activation: Callable[[Tensor], Tensor] | None = None) -> Bound:
+        """Bound the largest eigenvalue from above by spectral radii of Jacobians; runs the model again.
+
+        Args:
+            form: "rigorous" holds for every network at its batch; "theorem" is the paper's mean-field bound, for
+                chains, with ``params="hidden"``.
+            activation: For the theorem, if the model applies its activation outside of a module.
+
+        Returns:
+            The bound with its terms; ``float()`` gives its value.
+        """
+        check_choice("form", form, Form)
+        key = form, id(activation)
+        if key not in self._cache.setdefault("bounds", {}):
+            bound = rigorous_bound(self._setup) if form == "rigorous" else theorem_bound(self._setup, activation)
+            self._cache["bounds"][key] = bound
+        return cast("Bound", self._cache["bounds"][key])
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Multiply the Fisher matrix by a vector, matrix-free: one push forward and one pull back.
+
+        Args:
+            vector: Shape (size,): the parameters in the order of ``parameter_names``, each flattened.
+
+        Returns:
+            Shape (size,), in the vector's dtype, computed in the model's.
+
+        Raises:
+            ValueError: If the shape does not fit.
+        """
+        if tuple(vector.shape) != (self.size,):
+            raise ValueError(
+                f"vector must have shape ({self.size},), got {tuple(vector.shape)}; flatten the parameters."
+            )
+        return self._products().matvec(vector)
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The parameters' names in the order in which ``matvec`` takes them; tied ones once."""
+        return tuple(self._setup.plan.parameters)
+
+    def top(
+        self,
+        k: int = 1,
+        *,
+        tolerance: float | None = None,
+        max_steps: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> LanczosResult:
+        """Compute the largest eigenvalues by Lanczos on the dual, matrix-free: memory does not grow with N V squared.
+
+        Args:
+            k: How many.
+            tolerance: Residual relative to the largest eigenvalue; default: the square root of the dtype's epsilon.
+            max_steps: Most products.
+            generator: For the starting vector.
+
+        Returns:
+            Eigenvalues with residuals; the vectors are the dual's, over outputs and samples.
+        """
+        key = f"top {k} {tolerance} {max_steps}"
+        if key not in self._cache or generator is not None:
+            products = self._products()
+            size = products.dual_size()
+            dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
+            self._cache[key] = lanczos(
+                products.dual_matvec,
+                size,
+                count=k,
+                tolerance=tolerance,
+                max_steps=max_steps,
+                dtype=dtype,
+                device=self._setup.out.device,
+                generator=generator
+                if generator is not None
+                else torch.Generator(self._setup.out.device).manual_seed(0),
+            )
+        return cast("LanczosResult", self._cache[key])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the measurement as plain data that ``json.dumps`` accepts.
+
+        Returns:
+            The fields, and what the spectrum says unless it is matrix-free.
+        """
+        plain = super().to_dict()
+        if self._values is not None:
+            plain |= {
+                "lambda_max": self.lambda_max,
+                "trace": self.trace,
+                "effective_rank": self.effective_rank if self.lambda_max > 0 else None,
+                "condition": self.condition().to_dict(),
+                "eigenvalues": self._values.tolist(),
+            }
+        if self.stderr is not None:
+            plain["stderr"] = self.stderr.to_dict()
+        return plain
+
+    def __str__(self) -> str:
+        head = (
+            f"Fisher matrix ({self.kind}, {self.likelihood}) of {self.size} parameters ({self.params}) at "
+            f"{self.samples} samples with {self.outputs} outputs"
+        )
+        if self._values is None:
+            return f"{head}: matrix-free; .top(k) gives its largest eigenvalues"
+        condition, error = self.condition(), self.stderr
+        spread = f" +- {error.lambda_max:.2g}" if error is not None else ""
+        return (
+            f"{head}\n"
+            f"  largest eigenvalue  {self.lambda_max:.4g}{spread} (steps of gradient descent below "
+            f"{2 / self.lambda_max if self.lambda_max > 0 else float('inf'):.3g})\n"
+            f"  trace               {self.trace:.4g}, effective rank {self.effective_rank:.3g} of {len(self._values)}\n"
+            f"  condition           {condition.median:.3g} to the median, {condition.smallest:.3g} to the smallest "
+            f"({condition.below} below {condition.cutoff:g} of the largest left out)\n"
+            f"  self-check          {self.residual:.1e}; {self.cost.seconds:.2f} s"
+        )
+
+    def _products(self) -> Products:
+        if "products" not in self._cache:
+            self._cache["products"] = Products(self._setup)
+        return cast("Products", self._cache["products"])
 
 
 def fisher(
@@ -148,33 +322,93 @@ def fisher(
     budget: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Fisher:
-    """Measure the Fisher information matrix of a model at a batch.
+    """Measure the Fisher information matrix of a model at a batch, and its whole spectrum exactly.
+
+    G = (1/N) sum_n J_n^T H_n J_n with J_n the Jacobian of the outputs in the parameters at sample n, and H_n the
+    Hessian of the negative log-likelihood in the outputs: diag(p) - p p^T for "categorical" (softmax), the identity for
+    "gaussian" (unit variance). With H_n = B_n B_n^T the nonzero spectrum of G is that of the dual T, whose entry
+    ((v, n), (w, m)) is B_n[:, v]^T J_n J_m^T B_m[:, w] / N. T is a sum over parameters; Linear, convolution, embedding
+    and normalization parameters contribute by closed forms, all others by their Jacobian rows, formed sample by sample.
+    Reused modules and tied parameters count once, with all their uses. Memory grows as (N V)^2, time as (N V)^2 times
+    the number of units; V is C - 1, C, 1 or ``draws``.
+
+    The model is measured in the modes that it is in, with its parameters as they are, whether they require a gradient
+    or not (a frozen layer shapes the function as much as any other); narrow the choice by ``params``.
+
+    Args:
+        model: Maps x to outputs of shape (N, C); for "gaussian" any shape (N, ...) will do.
+        x: The batch, samples first.
+        targets: Integer labels (N,) or, for "gaussian", values of the outputs' shape; for the empirical kind.
+        likelihood: "categorical" or "gaussian".
+        kind: "true" takes the expectation over the model's own labels exactly (it equals the Gauss-Newton matrix);
+            "monte-carlo" draws labels from the model; "empirical" takes gradients at ``targets``, as the paper's
+            measurements do: it is not an estimate of the true one.
+        params: "all"; "hidden" (all but the output layer's, as in the paper: W^1 belongs to them); or one or several
+            name patterns, as in ``fnmatch``.
+        draws: Labels per sample of the Monte-Carlo kind.
+        dense: False computes nothing yet: ``.top``, ``.matvec``, ``.trace`` and ``.bound`` are there, matrix-free.
+        budget: Bytes that the dual may take; default: the package's.
+        generator: For the draws.
 
     Returns:
-        The measurement.
+        The measurement, frozen; later questions (``per_layer``, ``bound``, ``top``) run the model again, and refuse
+        if its parameters have changed.
+
+    Raises:
+        TypeError: If an argument has a wrong type, or the model returns something else than one tensor.
+        ValueError: If per-sample quantities are undefined (train-mode dropout or batch norm, randomness, samples that
+            influence each other), values are not finite, targets do not fit, or the likelihood does not fit the output.
+        MemoryBudgetError: If the dual is over the budget.
+
+    Example:
+        >>> model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+        >>> f = fisher(model, torch.ones(5, 4))
+        >>> tuple(f.eigenvalues().shape), f.lambda_max <= float(f.bound(form="rigorous"))
+        ((10,), True)
     """
     check_choice("likelihood", likelihood, Likelihood)
     check_choice("kind", kind, Kind)
+    patterns = params if isinstance(params, str) else tuple(params)
     with stopwatch() as watch:
         setup = make_setup(
-            model, x, targets=targets, likelihood=likelihood, kind=kind, params=params, draws=draws, generator=generator
+            model,
+            x,
+            targets=targets,
+            likelihood=likelihood,
+            kind=kind,
+            params=patterns,
+            draws=draws,
+            budget=budget,
+            generator=generator,
         )
-        gram, values, needed = None, None, 0
+        gram, values, needed, residual = None, None, 0, float("nan")
         if dense:
             needed = setup.check_dense(budget)
+            progress("Fisher spectrum", 0, 3)
             gram = _dual(setup)
+            progress("Fisher spectrum", 1, 3)
+            residual = _self_check(setup, gram)
+            progress("Fisher spectrum", 2, 3)
             values = torch.linalg.eigvalsh(gram).flip(0)[: setup.plan.size]
+            progress("Fisher spectrum", 3, 3)
     return Fisher(
         kind=kind,
         likelihood=likelihood,
-        params=params if isinstance(params, str) else ", ".join(params),
+        params=patterns if isinstance(patterns, str) else ", ".join(patterns),
         samples=setup.plan.samples,
         outputs=setup.out[0].numel(),
         rows=setup.rows,
         size=setup.plan.size,
         dtype=setup.out.dtype,
-        residual=float("nan"),
-        cost=Cost(bytes=needed, seconds=watch.seconds, forward_passes=2, backward_passes=setup.rows),
+        residual=residual,
+        general=setup.plan.general,
+        unused=setup.plan.unused,
+        cost=Cost(
+            forward_passes=3 if dense else 1,
+            backward_passes=setup.rows + 1 if dense else 0,
+            bytes=needed,
+            seconds=watch.seconds,
+        ),
         gram=gram,
         _values=values,
         _setup=setup,
@@ -192,4 +426,55 @@ def _dual(setup: Setup) -> Tensor:
             lambda _group: total,
             restart=total.restart,
         )
-    return total.finish()
+    gram = total.finish()
+    if not bool(torch.isfinite(gram).all()):
+        raise ValueError(
+            "the model's gradients overflow on this batch (the outputs are finite): the Fisher matrix has no finite "
+            f"value in {setup.out.dtype}. measure.signal says which layers explode; model.double() may have the range."
+        )
+    return gram
+
+
+def _self_check(setup: Setup, gram: Tensor) -> float:
+    """Compare the dual with an ordinary backward pass in one random direction.
+
+    Returns:
+        The relative difference.
+
+    Raises:
+        RuntimeError: If it is too large for rounding.
+    """
+    # A fixed direction: the check must not touch anybody's random numbers.
+    u = torch.randn(len(gram), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(gram.device)
+    by_dual = float(u @ (gram @ u))
+    try:
+        by_pass = Products(setup).root_norm_squared(u.view(setup.rows, setup.plan.samples))
+    except RuntimeError as error:
+        if "inplace operation" in str(error):  # the model overwrites what its own training would need
+            return float("nan")
+        raise
+    scale = max(by_dual, by_pass)
+    residual = abs(by_dual - by_pass) / scale if scale > 0 else 0.0
+    if residual > _ALLOWED.get(setup.out.dtype, 0.2):
+        raise RuntimeError(
+            f"the dual and an ordinary backward pass disagree by {residual:.1e} of their value: the model is probably "
+            "not a function of each sample alone (its output for one depends on the others, or on how many there are), "
+            "so its Fisher matrix at a batch is undefined; make it one."
+        )
+    return residual
+
+
+def _over_draws(gram: Tensor, draws: int) -> FisherError:
+    if draws < 2:
+        return FisherError(float("nan"), float("nan"), draws)
+    samples = len(gram) // draws
+    traces = gram.diagonal().view(draws, samples).sum(1) * draws  # each an unbiased estimate
+    groups = min(draws, _JACKKNIFE)
+    group = torch.arange(draws, device=gram.device) * groups // draws
+    tops = []
+    for left_out in range(groups):
+        keep = (group != left_out).repeat_interleave(samples)
+        rest = gram[keep][:, keep]
+        tops.append(torch.linalg.eigvalsh(rest)[-1] * draws * samples / len(rest))
+    spread = torch.stack(tops).var(correction=0) * (groups - 1)
+    return FisherError(float(spread.sqrt()), float(traces.std() / draws**0.5), draws)

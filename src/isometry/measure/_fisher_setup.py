@@ -12,16 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from isometry import roles
-from isometry._base import check_budget, check_finite, check_tensor, unknown_name
+from isometry._base import check_budget, unknown_name
 from isometry.measure._fisher_roots import Kind, Likelihood, check_output, check_targets, root_rows, row_count
 from isometry.measure._gram import CHUNK_BYTES
 from isometry.measure._gram_plan import Plan, make_plan
+from isometry.measure._guards import call_model, check_inputs, check_model, check_per_sample
 from isometry.tape import untouched
 
 __all__ = ["Setup", "choose_parameters", "make_setup"]
-
-_BATCH_STATISTICS = (nn.modules.batchnorm._BatchNorm,)
-_RANDOM = (nn.modules.dropout._DropoutNd, nn.RReLU)
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +35,7 @@ class Setup:
         out: The model's output, detached.
         rows: V, the root's rows per sample.
         fixed: For the empirical and Monte-Carlo kinds, the root's cotangents (V, *out.shape).
+        budget: Bytes that dense matrices may take.
     """
 
     model: nn.Module
@@ -47,6 +46,7 @@ class Setup:
     out: Tensor
     rows: int
     fixed: Tensor | None
+    budget: int | None
     _fingerprint: tuple[tuple[int, float], ...] = field(repr=False)
 
     def cotangents(self) -> Tensor:
@@ -75,6 +75,8 @@ class Setup:
                 "again, or ask for everything before training goes on."
             )
         with untouched(self.model), torch.enable_grad():
+            for parameter in self.model.parameters():
+                parameter.requires_grad_(False)
             yield
 
     def dense_bytes(self) -> int:
@@ -119,6 +121,7 @@ def make_setup(
     kind: Kind,
     params: str | Iterable[str],
     draws: int,
+    budget: int | None,
     generator: torch.Generator | None,
 ) -> Setup:
     """Check every argument, run the model once and plan the measurement.
@@ -130,21 +133,22 @@ def make_setup(
         TypeError: If an argument has a wrong type.
         ValueError: If the model or the batch cannot be measured; the message says why.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; build the model first.")
-    batch = check_finite("x", check_tensor("x", x, min_ndim=1)).detach().clone()
-    parameters = choose_parameters(model, params)
-    _refuse_train_mode(model)
-    with untouched(model):
+    module = check_model(model)
+    if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"draws must be a whole number >= 1, got {draws!r}.")
+    batch = check_inputs(module, x).clone()
+    parameters = choose_parameters(module, params)
+    check_per_sample(module, "The Fisher matrix at a batch is", "Call model.eval() first.")
+    with untouched(module):
         with torch.no_grad():
-            out = check_output(_deterministic(model, batch), len(batch), likelihood)
+            out = check_output(_deterministic(module, batch), likelihood)
         labels = check_targets(targets, out, likelihood, kind)
-        plan = make_plan(model, batch, parameters)
+        plan = make_plan(module, batch, parameters)
     fixed = None
     if kind != "true":
         fixed = root_rows(out, likelihood=likelihood, kind=kind, targets=labels, draws=draws, generator=generator)
     rows = row_count(likelihood, kind, out[0].numel(), draws)
-    return Setup(model, batch, plan, likelihood, kind, out, rows, fixed, _fingerprint(model))
+    return Setup(module, batch, plan, likelihood, kind, out, rows, fixed, budget, _fingerprint(module))
 
 
 def choose_parameters(model: nn.Module, params: str | Iterable[str]) -> dict[str, nn.Parameter]:
@@ -160,15 +164,12 @@ def choose_parameters(model: nn.Module, params: str | Iterable[str]) -> dict[str
 
     Raises:
         TypeError: If ``params`` is neither.
-        ValueError: If the model has no parameters, or lazy ones.
+        ValueError: If the model has no parameters.
         unknown_name: A ValueError with near matches, if a pattern matches nothing.
     """
     everything = {name: p for name, p in model.named_parameters() if p.numel()}
     if not everything:
         raise ValueError("model has no parameters, so its Fisher matrix is empty; pass a model that has some.")
-    lazy = [name for name, p in everything.items() if nn.parameter.is_lazy(p)]
-    if lazy:
-        raise ValueError(f"model has uninitialized lazy parameters ({lazy[0]!r}); run it once on a batch first.")
     if params == "all":
         return everything
     if params == "hidden":
@@ -188,26 +189,7 @@ def choose_parameters(model: nn.Module, params: str | Iterable[str]) -> dict[str
     return {n: p for n, p in everything.items() if any(fnmatchcase(n, pattern) for pattern in patterns)}
 
 
-def _refuse_train_mode(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        batch = isinstance(module, _BATCH_STATISTICS) and (module.training or module.running_mean is None)
-        random = isinstance(module, _RANDOM) and module.training and getattr(module, "p", 1.0) > 0
-        recurrent = isinstance(module, nn.RNNBase) and module.training and module.dropout > 0
-        attention = isinstance(module, nn.MultiheadAttention) and module.training and module.dropout > 0
-        if batch and not module.training:
-            raise ValueError(
-                f"model: {name!r} ({type(module).__name__}) normalizes by the batch even in eval mode, since it tracks "
-                "no running statistics; per-sample quantities are undefined. Build it with track_running_stats=True."
-            )
-        if batch or random or recurrent or attention:
-            raise ValueError(
-                f"model: {name!r} ({type(module).__name__}) is in train mode, where outputs depend on "
-                f"{'the rest of the batch' if batch else 'chance'} and per-sample quantities are undefined; call "
-                "model.eval() first."
-            )
-
-
-def _deterministic(model: nn.Module, x: Tensor) -> object:
+def _deterministic(model: nn.Module, x: Tensor) -> Tensor:
     """Run a model and refuse it if it drew random numbers.
 
     Returns:
@@ -218,7 +200,7 @@ def _deterministic(model: nn.Module, x: Tensor) -> object:
     """
     cuda = torch.cuda.is_available() and x.is_cuda
     before = torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if cuda else None, _numpy_state()
-    out: object = model(x.clone())
+    out = call_model(model, x.clone())
     same = torch.equal(before[0], torch.get_rng_state()) and before[2] == _numpy_state()
     if before[1] is not None:
         same = same and torch.equal(before[1], torch.cuda.get_rng_state(x.device))

@@ -7,16 +7,19 @@ directions inside). Where a model has operations that ``vmap`` cannot take, samp
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 if TYPE_CHECKING:
     from isometry.measure._gram_sums import FullGram, SampleGrams
 
-__all__ = ["general_contribution", "parameter_rows"]
+__all__ = ["general_contribution", "parameter_rows", "transformable"]
 
 
 def general_contribution(
@@ -80,15 +83,29 @@ def parameter_rows(model: nn.Module, x: Tensor, parameters: dict[str, nn.Paramet
 
         pull = vjp(one, detached)[1]
         grads = vmap(pull)(back)[0]
-        return torch.cat([grads[name].flatten(1) for name in detached], 1)
+        return torch.cat([grads[name].reshape(len(back), -1) for name in detached], 1)
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="There is a performance drop")
-        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+    with transformable():
         try:
             return vmap(rows_of_one, in_dims=(0, 1), out_dims=1)(x, cotangents)
         except RuntimeError:
             return _looped(model, x, detached, cotangents)
+
+
+@contextmanager
+def transformable() -> Iterator[None]:
+    """Prefer operations that torch.func can transform, and silence what torch says where it has to loop.
+
+    Attention runs in its plain form (the fused one has no derivatives of second order or in forward mode, and no batch
+    rule).
+
+    Yields:
+        Nothing.
+    """
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+        warnings.filterwarnings("ignore", message="There is a performance drop")
+        warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
+        yield
 
 
 def _looped(model: nn.Module, x: Tensor, values: dict[str, Tensor], cotangents: Tensor) -> Tensor:

@@ -167,7 +167,7 @@ def make_plan(model: nn.Module, x: Tensor, parameters: dict[str, nn.Parameter]) 
         if kind_of(module) is not None and any(id(p) in chosen for p in module._parameters.values() if p is not None)
     )
     samples = x.shape[0]
-    few = 3 if samples == 2 else 2
+    few = 2 if samples == 3 else 3  # not the batch's own size: it must be told apart from other dimensions
     small = x[:few] if samples > few else x[torch.arange(few, device=x.device) % samples]
     reads = _Reads(parameters.values())
     closed = [m for n, m in model.named_modules() if n in watched]
@@ -185,40 +185,27 @@ def make_plan(model: nn.Module, x: Tensor, parameters: dict[str, nn.Parameter]) 
             for n in range(few):
                 each[n, n] = torch.linspace(0.5, 1.5, max(out[0].numel(), 1), dtype=out.dtype).reshape(out[0].shape)
             recording.pull_back(out, each, lambda call, a: back.__setitem__(call.order, a.clone()))
-    plans = {}
-    one = x[:1]
-    shapes = _shapes_at(model, one if few != 1 else small, watched)
-    for order, call in calls.items():
-        plans[order] = _call_plan(call, shapes, back.get(order), few, 1)
+    alone = _alone(model, small[:1], watched)
+    plans = {order: _call_plan(call, alone, back.get(order), few) for order, call in calls.items()}
     return _sort(parameters, plans, chosen, reads.elsewhere, samples, watched)
 
 
-def _shapes_at(model: nn.Module, x: Tensor, watched: frozenset[str]) -> list[tuple[str, torch.Size]]:
-    shapes: list[tuple[str, torch.Size]] = []
-    with (
-        record(
-            model,
-            lambda n, _m: n in watched,
-            keep=False,
-            on_call=lambda call: shapes.append((call.name, call.output_shape)),
-        ),
-        torch.no_grad(),
-    ):
+def _alone(model: nn.Module, x: Tensor, watched: frozenset[str]) -> list[Call]:
+    with record(model, lambda n, _m: n in watched, copy=True) as recording, torch.no_grad():
         model(x.clone())
-    return shapes
+    return recording.calls
 
 
-def _call_plan(
-    call: Call, shapes: list[tuple[str, torch.Size]], back: Tensor | None, samples: int, other: int
-) -> CallPlan:
+def _call_plan(call: Call, alone: list[Call], back: Tensor | None, samples: int) -> CallPlan:
     kind = kind_of(call.module)
     if kind is None:  # pragma: no cover - only modules with a closed form are watched
         raise AssertionError(call.name)
     layout = None
-    if call.order < len(shapes) and shapes[call.order][0] == call.name:
-        layout = find_layout(call.module, call.output_shape, shapes[call.order][1], (samples, other))
-    if layout is not None and back is not None:
-        layout = _confirmed(call, layout, back, samples)
+    if call.order < len(alone) and alone[call.order].name == call.name:
+        first = alone[call.order].output
+        layout = find_layout(call.module, call.output_shape, first.shape, (samples, 1))
+        if layout is not None and back is not None:
+            layout = _confirmed(call, layout, back, first, samples)
     return CallPlan(
         order=call.order,
         name=call.name,
@@ -230,11 +217,18 @@ def _call_plan(
     )
 
 
-def _confirmed(call: Call, layout: Layout, back: Tensor, samples: int) -> Layout | None:
-    """Check by single-sample cotangents that samples are where the layout says, in the order that it says.
+def _confirmed(call: Call, layout: Layout, back: Tensor, first: Tensor, samples: int) -> Layout | None:
+    """Check by single-sample cotangents that samples are where the layout says, and in which order.
+
+    Args:
+        call: The call on a few samples.
+        layout: The dimension that holds the samples.
+        back: Cotangents at its output, direction n for sample n.
+        first: The call's output on the first sample alone.
+        samples: How many.
 
     Returns:
-        The one order of samples and positions that fits, or None if more than one does.
+        The one order of samples and positions that fits, or None if several do.
 
     Raises:
         ValueError: If none does because samples influence each other.
@@ -253,7 +247,12 @@ def _confirmed(call: Call, layout: Layout, back: Tensor, samples: int) -> Layout
             f"model: the output for one sample depends on the other samples (seen at {call.name!r}), so per-sample "
             "quantities are undefined; use running statistics (eval mode) or a normalization within the sample."
         )
-    return fitting[0] if len(fitting) == 1 or not bool((back != 0).any()) else None
+    if len(fitting) > 1:  # cotangents at few positions can fit both orders: then the values decide
+        rows = first.flatten().double()
+        gaps = [float((by_sample(call.output, c, samples, 0)[0].flatten() - rows).norm()) for c in fitting]
+        best = min(gaps)
+        fitting = [c for c, gap in zip(fitting, gaps, strict=True) if gap <= 10 * best + 1e-12 * float(rows.norm())]
+    return fitting[0] if len(fitting) == 1 else None
 
 
 def _sort(

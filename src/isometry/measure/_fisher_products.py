@@ -1,0 +1,186 @@
+"""Products with a Fisher matrix and with its dual, without any matrix: a push forward and a pull back each.
+
+Paper: P. A. Sokol, I. M. Park. "Information Geometry of Orthogonal Initializations and Training." ICLR 2020.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, jvp, vjp
+
+from isometry.measure._fisher_setup import Setup
+from isometry.measure._gram_general import transformable
+
+__all__ = ["Products"]
+
+Values = dict[str, Tensor]
+
+
+class Products:
+    """G v and T u for G = root^T root and its dual T = root root^T.
+
+    The graph of one forward pass is kept for all products.
+
+    Args:
+        setup: The measurement.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.setup = setup
+        self.values: Values = {name: p.detach() for name, p in setup.plan.parameters.items()}
+        self._pulled: Any = None
+        self._pushed: Any = None
+
+    def matvec(self, vector: Tensor) -> Tensor:
+        """Multiply the Fisher matrix by a vector over the parameters.
+
+        Returns:
+            Shape (size,), in the vector's dtype.
+        """
+        with self.setup.measuring():
+            pushed = self._push(self._split(vector))
+            pulled = self._pull_back(self._metric(pushed))
+        return self._join(pulled).to(vector.dtype)
+
+    def dual_size(self) -> int:
+        """Give the dual's dimension.
+
+        Returns:
+            Outputs times samples for the true kind (the softmax's zeros among them), rows times samples else.
+        """
+        return self.setup.out.numel() if self.setup.fixed is None else self.setup.rows * self.setup.plan.samples
+
+    def dual_matvec(self, vector: Tensor) -> Tensor:
+        """Multiply the dual by a vector over samples and outputs (or rows): vectors are short, however big the model.
+
+        Returns:
+            Shape (dual_size,), in the vector's dtype.
+        """
+        with self.setup.measuring():
+            pulled = self._pull_back(self._root(vector))
+            pushed = self._push(pulled)
+        return self._root_transposed(pushed).to(vector.dtype)
+
+    def root_norm_squared(self, weights: Tensor) -> float:
+        """Compute |root^T u|^2 by one ordinary backward pass, each parameter's gradient dropped as soon as it is known.
+
+        Args:
+            weights: u, shape (V, N).
+
+        Returns:
+            The squared norm.
+        """
+        setup = self.setup
+        cotangents = setup.cotangents()
+        back = torch.einsum("vn,vn...->n...", weights.to(cotangents), cotangents)
+        total = 0.0
+
+        def drop(parameter: Tensor) -> None:
+            nonlocal total
+            if parameter.grad is not None:
+                total += float(torch.linalg.vector_norm(parameter.grad, dtype=torch.float64)) ** 2
+                parameter.grad = None
+
+        with setup.measuring():
+            chosen = {id(p) for p in setup.plan.parameters.values()}
+            for parameter in setup.model.parameters():
+                parameter.requires_grad_(id(parameter) in chosen)
+            handles = [
+                p.register_post_accumulate_grad_hook(drop)  # type: ignore[no-untyped-call]
+                for p in setup.plan.parameters.values()
+            ]
+            try:
+                out = setup.model(setup.x.clone())
+                if out.requires_grad:
+                    out.backward(back)
+            finally:
+                for handle in handles:
+                    handle.remove()
+        return total
+
+    def _function(self, values: Values) -> Tensor:
+        out: Tensor = functional_call(self.setup.model, values, (self.setup.x.clone(),))
+        return out
+
+    def _push(self, tangent: Values) -> Tensor:
+        """Multiply by the Jacobian: as the transpose of the pull-back, which is linear, so that both agree to the bit.
+
+        Forward mode, which needs one more pass, is for models with operations that can be differentiated only once.
+
+        Returns:
+            The output's shape.
+        """
+        with transformable():
+            if self._pushed is None:
+                try:
+                    pull = self._pull_back_graph()
+                    self._pushed = vjp(lambda u: pull(u)[0], torch.zeros_like(self.setup.out))[1]
+                except (RuntimeError, NotImplementedError):
+                    self._pushed = None
+                    pushed: Tensor = jvp(self._function, (self.values,), (tangent,))[1]
+                    return pushed
+            result: Tensor = self._pushed(tangent, retain_graph=True)[0]
+            return result
+
+    def _pull_back(self, cotangent: Tensor) -> Values:
+        with transformable():
+            values: Values = self._pull_back_graph()(cotangent, retain_graph=True)[0]
+            return values
+
+    def _pull_back_graph(self) -> Any:
+        if self._pulled is None:
+            self._pulled = vjp(self._function, self.values)[1]
+        return self._pulled
+
+    def _metric(self, t: Tensor) -> Tensor:
+        """Multiply by the outputs' Hessian, over the number of samples.
+
+        Returns:
+            The output's shape.
+        """
+        setup = self.setup
+        if setup.fixed is not None:
+            rows = setup.fixed
+            weighted: Tensor = torch.einsum("vn,vn...->n...", torch.einsum("vn...,n...->vn", rows, t), rows)
+            return weighted
+        if setup.likelihood == "gaussian":
+            return t / setup.plan.samples
+        p = setup.out.double().softmax(1)
+        scaled = p * t
+        return ((scaled - p * scaled.sum(1, keepdim=True)) / setup.plan.samples).to(t.dtype)
+
+    def _root(self, u: Tensor) -> Tensor:
+        setup = self.setup
+        if setup.fixed is not None:
+            mixed: Tensor = torch.einsum("vn,vn...->n...", u.reshape(setup.rows, -1).to(setup.fixed), setup.fixed)
+            return mixed
+        shaped: Tensor = u.reshape(setup.out.shape).double() / setup.plan.samples**0.5
+        if setup.likelihood == "categorical":
+            s: Tensor = (0.5 * setup.out.double().log_softmax(1)).exp()
+            shaped = s * (shaped - s * (s * shaped).sum(1, keepdim=True))  # R = diag(sqrt p) - p sqrt(p)^T
+        return shaped.to(setup.out.dtype)
+
+    def _root_transposed(self, t: Tensor) -> Tensor:
+        setup = self.setup
+        if setup.fixed is not None:
+            products: Tensor = torch.einsum("vn...,n...->vn", setup.fixed, t)
+            return products.flatten()
+        shaped: Tensor = t.double() / setup.plan.samples**0.5
+        if setup.likelihood == "categorical":
+            s: Tensor = (0.5 * setup.out.double().log_softmax(1)).exp()
+            shaped = s * shaped
+            shaped = shaped - s * (s * shaped).sum(1, keepdim=True)
+        return shaped.flatten()
+
+    def _split(self, vector: Tensor) -> Values:
+        parts: tuple[Tensor, ...] = torch.split(vector, [value.numel() for value in self.values.values()])
+        return {
+            name: part.reshape(value.shape).to(value)
+            for (name, value), part in zip(self.values.items(), parts, strict=True)
+        }
+
+    def _join(self, values: Values) -> Tensor:
+        return torch.cat([values[name].reshape(-1) for name in self.values])
