@@ -1,4 +1,4 @@
-"""The case on the table: a model, a batch of its data, and what its outputs mean; checked before anything is measured."""
+"""The case on the table: a model, a batch of its data, what its outputs mean; checked before anything is measured."""
 
 from __future__ import annotations
 

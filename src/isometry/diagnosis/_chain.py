@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ class Chain(Result):
 
     @property
     def weights(self) -> str:
-        """ "orthogonal" or "gaussian", whichever the hidden matrices resemble."""
+        """Which kind the hidden matrices resemble, "orthogonal" or "gaussian"."""
         middle = self.layers[1:-1] or self.layers[:1]
         return "orthogonal" if sum(x.orthogonality for x in middle) / len(middle) < 0.1 else "gaussian"
 
@@ -119,7 +120,7 @@ def find_chain(case: Case) -> tuple[Chain | None, str]:
     if found is None:
         return (
             None,
-            "the layers' inputs are not one elementwise function of the layer before (skips, several functions, pooling)",
+            "a layer's input is no elementwise function of the layer before it (skips, several functions, pooling)",
         )
     return _describe(calls, found), ""
 
@@ -133,9 +134,7 @@ def _distinct(modules: list[nn.Module]) -> list[nn.Module]:
 
 
 def _common_function(calls: list[tuple[nn.Module, str, Tensor, Tensor]], candidates: list[object]) -> object | None:
-    gaps = [
-        (before[3], after[2]) for before, after in zip(calls[:-2], calls[1:-1], strict=True)
-    ]  # the readout may pool
+    gaps = [(before[3], after[2]) for before, after in pairwise(calls[:-1])]  # the readout may pool
     gaps = [(h, x) for h, x in gaps if h.numel() == x.numel()] if all(h.numel() == x.numel() for h, x in gaps) else []
     for candidate in candidates if gaps else []:
         function = _callable(candidate)
@@ -172,7 +171,7 @@ def _describe(calls: list[tuple[nn.Module, str, Tensor, Tensor]], found: object)
 
 
 def _layer(module: nn.Module, name: str) -> ChainLayer:
-    weight = module.weight.detach().double()  # type: ignore[operator, union-attr]
+    weight = module.weight.detach().double()  # type: ignore[operator]
     bias = getattr(module, "bias", None)
     fan_in = weight[0].numel()
     moment = float(weight.square().mean())

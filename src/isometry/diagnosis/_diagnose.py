@@ -15,7 +15,8 @@ from isometry.diagnosis._diagnosis import Diagnosis
 from isometry.diagnosis._evidence import Evidence, Skipped, gather
 from isometry.diagnosis._finding import Finding, verdict_of
 from isometry.diagnosis._prescription import Prescription, write_prescription
-from isometry.diagnosis._proof import Proof, prove as run_proof
+from isometry.diagnosis._proof import Proof
+from isometry.diagnosis._proof import prove as run_proof
 from isometry.diagnosis.rules import judge
 from isometry.tape import untouched
 from isometry.training import Likelihood

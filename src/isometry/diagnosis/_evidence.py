@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
@@ -107,7 +107,16 @@ class Evidence:
         return parameters and math.isfinite(self.response.output_q) and not math.isnan(self.response.strongest)
 
 
-PARTS = ("response", "signal", "chain", "theory", "phase diagram", "Jacobian", "Fisher information")
+PARTS = (
+    "response",
+    "signal",
+    "chain",
+    "theory",
+    "phase diagram",
+    "Jacobian",
+    "law of the Jacobian",
+    "Fisher information",
+)
 
 
 def gather(case: Case, *, budget: int | None = None) -> Evidence:
@@ -134,7 +143,8 @@ def gather(case: Case, *, budget: int | None = None) -> Evidence:
     _part(evidence, 3, lambda: _predict(evidence))
     _part(evidence, 4, lambda: _phase(evidence))
     _part(evidence, 5, lambda: _jacobian(evidence, budget))
-    _part(evidence, 6, lambda: _fisher(evidence, budget))
+    _part(evidence, 6, lambda: _law(evidence))
+    _part(evidence, 7, lambda: _fisher(evidence, budget))
     progress("Diagnosis", len(PARTS), len(PARTS))
     return evidence
 
@@ -204,29 +214,35 @@ def _jacobian(evidence: Evidence, budget: int | None) -> None:
         raise _NotApplicableError("the inputs are integers; a Jacobian needs real ones")
     found = measure.jacobian(case.model, x, start=start, stop=stop, budget=budget)
     values = found.singular_values()
-    law = _law(evidence) if start is not None else None
-    evidence.jacobian = JacobianEvidence(tuple(tuple(map(float, row)) for row in values), start, stop, law)
+    evidence.jacobian = JacobianEvidence(tuple(tuple(map(float, row)) for row in values), start, stop, None)
 
 
-def _law(evidence: Evidence) -> theory.JacobianLaw | None:
-    chain, prediction = evidence.chain, evidence.prediction
-    if chain is None or prediction is None or not prediction.q_star or not chain.uniform:
-        return None
+def _law(evidence: Evidence) -> None:
+    chain, prediction, jacobian = evidence.chain, evidence.prediction, evidence.jacobian
+    if chain is None or prediction is None or jacobian is None or jacobian.start is None:
+        raise _NotApplicableError("the Jacobian between hidden layers of a chain was not measured")
+    if not prediction.q_star or not chain.uniform:
+        raise _NotApplicableError("the layers' scales differ, or q does not settle: there is no common q*")
     if not all(layer.fan_in == layer.fan_out for layer in chain.layers[1:-1]):
-        return None
-    return theory.jacobian_law(
+        raise _NotApplicableError("the hidden layers are not square")
+    law = theory.jacobian_law(
         chain.activation_like,
         depth=chain.depth - 1,
         q_star=prediction.q_star,
         sigma_w=chain.sigma_w,
         weights="orthogonal" if chain.weights == "orthogonal" else "gaussian",
     )
+    evidence.jacobian = replace(jacobian, law=law)
 
 
 def _fisher(evidence: Evidence, budget: int | None) -> None:
     case = evidence.case
     count = max(2, min(len(case.x), FISHER_ROWS // max(case.outputs - 1, 1)))
     evidence.fisher = measure.fisher(case.model, case.x[:count], likelihood=case.likelihood, budget=budget)
+    try:
+        evidence.bounds["rigorous"] = float(evidence.fisher.bound("rigorous"))
+    except (ValueError, RuntimeError, MemoryBudgetError) as error:
+        evidence.skipped.append(Skipped("certificate of the largest eigenvalue", " ".join(str(error).split())[:400]))
     if count < len(case.x):
         evidence.skipped.append(
             Skipped("Fisher information of all samples", f"{case.outputs} outputs: {count} samples were used")

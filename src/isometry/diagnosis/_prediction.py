@@ -79,7 +79,8 @@ def predict(chain: Chain, q1: float, c1: float) -> Prediction:
         The prediction.
     """
     mf = theory.MeanField(chain.activation_like)  # type: ignore[arg-type]
-    q, c, chi = [q1], [min(max(c1, -1.0), 1.0)], []
+    q, c = [q1], [min(max(c1, -1.0), 1.0)]
+    chi: list[float] = []
     for layer in chain.layers[1:-1]:
         alive = math.isfinite(q[-1]) and q[-1] > 1e-290
         following = float(mf.length_map(q[-1], layer.sigma_w, layer.sigma_b)) if alive else q[-1]

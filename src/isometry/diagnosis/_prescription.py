@@ -27,7 +27,7 @@ INCURABLE = {
     "unreachable_parameters": "Reconnect or freeze the parameters that no gradient reaches.",
     "constant_output": "If the model averages over the batch or drops its input, mend that: weights cannot help.",
     "gradient_underflow": "If a constant factor in the model's code shrinks the signal, remove it.",
-    "input_scale": "Standardize the inputs in the data pipeline; the first layer absorbs their scale only as it stands.",
+    "input_scale": "Standardize the inputs in the data pipeline; the first layer absorbs their scale as it is now.",
 }
 
 

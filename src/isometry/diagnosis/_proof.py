@@ -17,7 +17,7 @@ from isometry.training import Curve, Likelihood, fit
 __all__ = ["LEARNING_RATES", "Proof", "prove"]
 
 LEARNING_RATES = (1e-4, 1e-3, 1e-2)  # of Adam; each net gets the one that suits it best
-PILOT = 5  # a pilot run takes this fraction of the steps
+PILOT = 10  # a pilot run takes one step in so many
 BATCH = 100
 
 
@@ -32,7 +32,7 @@ class Proof(Result):
         optimizer: "adam".
         batch_size: Samples per step.
         chance: Loss of a network that knows nothing.
-        tried: Step sizes tried for each, in pilot runs of a fifth of the steps.
+        tried: Step sizes tried for each, in pilot runs of a tenth of the steps.
         verdict: One sentence.
         cost: All runs together.
     """
@@ -106,7 +106,7 @@ def prove(
 def _best_run(model: nn.Module, dataset: Dataset, steps: int, seed: int, likelihood: Likelihood) -> tuple[Curve, Cost]:
     cost, scores = Cost(), {}
     for lr in LEARNING_RATES:
-        pilot = _run(model, dataset, max(10, steps // PILOT), lr, seed, likelihood)
+        pilot = _run(model, dataset, max(20, steps // PILOT), lr, seed, likelihood)
         cost += pilot.cost
         scores[lr] = pilot.smoothed[-1] if not pilot.diverged else math.inf
     best = min(LEARNING_RATES, key=lambda lr: scores[lr] if math.isfinite(scores[lr]) else math.inf)

@@ -64,7 +64,7 @@ CODES = MappingProxyType(
         # outputs
         "bounded_outputs": "probabilities where the loss wants logits",
         "logits_too_large": "an untrained net that is sure of its guesses",
-        "outputs_unresolved": "outputs so large that rounding hides what the loss needs",
+        "features_unresolved": "features so large that rounding hides what the loss needs",
         # numbers
         "nonfinite_parameters": "NaN or infinity in parameters",
         "nonfinite_signal": "NaN or infinity in signal or gradient",

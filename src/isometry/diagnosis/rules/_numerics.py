@@ -77,13 +77,11 @@ def narrow_formats(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(
                 "warning" if own == dtype else "info",
                 f"{label}_underflow",
-                f"{worst[1]:.0%} of the gradient at {worst[0]} lies below {label}'s smallest normal number ({limit:g}).",
+                f"{worst[1]:.0%} of the gradient at {worst[0]} is below {label}'s smallest normal number ({limit:g}).",
                 worst[1],
                 SHARE,
                 "share of a layer's gradient",
-                "Scale the loss (torch.amp.GradScaler) when training in fp16."
-                if label == "fp16"
-                else "Use float32 here.",
+                "Scale the loss (torch.amp.GradScaler)." if label == "fp16" else "Use float32 here.",
                 (worst[0],),
             )
 

@@ -54,7 +54,7 @@ def bounded_outputs(evidence: Evidence) -> Iterator[Finding]:
 
 
 def large_outputs(evidence: Evidence) -> Iterator[Finding]:
-    """Outputs too large: the first loss far above chance, or outputs that the arithmetic cannot resolve.
+    """Outputs too large: the first loss far above chance, or features that the arithmetic cannot resolve.
 
     Yields:
         At most one finding.
@@ -63,17 +63,18 @@ def large_outputs(evidence: Evidence) -> Iterator[Finding]:
     if not evidence.finite:
         return
     rms = math.sqrt(response.output_q)
-    resolution = 2 / torch.finfo(_dtype(evidence)).eps
+    features = math.sqrt(response.inputs[-1].q) if response.inputs else 0.0
+    resolution = 1 / torch.finfo(_dtype(evidence)).eps  # neighbouring numbers of that size differ by one
     where = (response.inputs[-1].name,) if response.inputs else ()
-    if rms > resolution:
+    if features > resolution:
         yield Finding(
             "error",
-            "outputs_unresolved",
-            f"The outputs are so large (root mean square {rms:.2g}) that a difference of one, all that the loss cares "
-            "about, is lost in their rounding.",
-            rms,
+            "features_unresolved",
+            f"What the last layer reads is so large (root mean square {features:.2g}) that a difference of one, all "
+            "that the loss cares about, is lost in its rounding.",
+            features,
             resolution,
-            "root mean square of the outputs",
+            "root mean square of the last layer's input",
             "Initialize with the prescription; scale residual branches by 1/sqrt(depth).",
             where,
         )
@@ -81,8 +82,8 @@ def large_outputs(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "logits_too_large",
-            f"The untrained net is sure of its guesses: its loss is {response.loss:.3g} nats where knowing nothing costs "
-            f"{case.chance:.3g} (logits of root mean square {rms:.3g}).",
+            f"The untrained net is sure of its guesses: its loss is {response.loss:.3g} nats where knowing nothing "
+            f"costs {case.chance:.3g} (logits of root mean square {rms:.3g}).",
             response.loss,
             case.chance,
             "loss before training, nats",

@@ -52,7 +52,10 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     theory = ""
     if evidence.prediction is not None and evidence.chain is not None:
         p = evidence.prediction
-        theory = f" Theory: xi_c = {p.xi_c:.3g} layers, trainable to about 6 xi_c = {p.trainable_depth:.3g} of {evidence.chain.depth}."
+        theory = (
+            f" Theory: xi_c = {p.xi_c:.3g} layers, trainable to about 6 xi_c = {p.trainable_depth:.3g} of "
+            f"{evidence.chain.depth} layers."
+        )
     limit = "below the rounding noise of the arithmetic" if lost else "above rounding noise"
     yield Finding(
         "error" if lost else "warning",
@@ -113,7 +116,7 @@ def input_scale(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "input_scale",
-            f"The inputs are large (root mean square {rms:.3g}, between {float(x.min()):.3g} and {float(x.max()):.3g}): "
+            f"The inputs are large (root mean square {rms:.3g}, from {float(x.min()):.3g} to {float(x.max()):.3g}): "
             "raw measurements or 8-bit pixels, it seems.",
             rms,
             1.0,

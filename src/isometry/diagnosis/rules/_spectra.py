@@ -79,11 +79,15 @@ def rank(evidence: Evidence) -> Iterator[Finding]:
         return
     condition = fisher.condition()
     total = len(fisher.eigenvalues())
+    median = (
+        f"the largest eigenvalue is {condition.median:.2g} times the median"
+        if condition.median * condition.cutoff < 1
+        else f"{condition.below} are at rounding level"
+    )
     yield Finding(
         "info",
         "effective_rank",
-        f"{fisher.effective_rank:.3g} directions of {total} share the curvature; the largest eigenvalue is "
-        f"{condition.median:.2g} times the median.",
+        f"{fisher.effective_rank:.3g} directions of {total} share the curvature; {median}.",
         fisher.effective_rank,
         float(total),
         "trace over largest eigenvalue",

@@ -29,7 +29,7 @@ def dead_units(evidence: Evidence) -> Iterator[Finding]:
         "dead",
         "dead_units",
         "are zero for every input and pass no gradient",
-        "Initialize biases to zero (or the critical sigma_b) and weights by the prescription; a leaky slope revives them.",
+        "Initialize biases to zero and weights by the prescription; a leaky slope keeps units alive.",
     )
 
 
@@ -137,7 +137,7 @@ def dropout(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "error" if worst >= 1 and not _has_skips(evidence) else "warning",
         "dropout",
-        f"Dropout removes {worst:.0%} of the units in training mode: {'nothing' if worst >= 1 else 'next to nothing'} is left.",
+        f"Dropout removes {worst:.0%} of the units: {'nothing' if worst >= 1 else 'next to nothing'} is left.",
         worst,
         HEAVY_DROPOUT,
         "dropout rate",
