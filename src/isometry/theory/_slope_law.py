@@ -1,0 +1,203 @@
+"""The distribution of squared slopes d = phi'(sqrt(q) z)^2, and its transforms near the real line.
+
+m(w) = E[d / (w - d)] has to be evaluated for w close to the values of d, where the integrand in z has spikes. The mesh
+of panels in z is therefore refined for the w at hand, and keeps what it has learnt. Stretches on which phi' is constant
+(dead or linear units) are atoms and need no mesh.
+
+Slopes that a unit shows with a probability below 1e-10 (|z| > 6.5) are left out: an edge of a spectrum is where finite
+networks end, not the supremum over events that no network meets.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isometry.theory._averages import GaussianAverages
+from isometry.theory._quadrature import Array, density, erfc, rule
+
+__all__ = ["NEGLECTED", "SlopeLaw", "Transform"]
+
+_REACH = 6.5
+NEGLECTED = float(erfc(_REACH / math.sqrt(2)))  # 8.0e-11
+_RESOLUTION = 1e-11  # of the transform, relative
+_MAX_PANELS = 4000
+_NODES, _WEIGHTS, _TOP = rule()
+
+Complex = NDArray[np.complex128]
+
+
+class Transform:
+    """m(w), 1 + m(w) and dm/dw for an array of points w.
+
+    Args:
+        m: E[d / (w - d)].
+        plus_one: E[w / (w - d)], which is 1 + m without cancellation.
+        slope: dm/dw = -E[d / (w - d)^2].
+    """
+
+    __slots__ = ("m", "plus_one", "slope")
+
+    def __init__(self, m: NDArray[Any], plus_one: NDArray[Any], slope: NDArray[Any]) -> None:
+        self.m, self.plus_one, self.slope = m, plus_one, slope
+
+
+class SlopeLaw:
+    """The distribution of d at one variance.
+
+    Args:
+        averages: The activation's averages.
+        q: The second moment of the pre-activations.
+    """
+
+    def __init__(self, averages: GaussianAverages, q: float) -> None:
+        self._slope = averages.activation.slope
+        self._root = math.sqrt(q)
+        kinks = np.array(averages.activation.kinks) / self._root
+        edges = np.unique(np.concatenate([[-_REACH], kinks[np.abs(kinks) < _REACH], [_REACH]]))
+        breaks = np.unique(np.clip(averages.breaks(np.array([self._root]))[0], -_REACH, _REACH))
+        masses: dict[float, float] = {}
+        total = 0.0
+        low, high = breaks[:-1], breaks[1:]
+        varying = np.ones(low.size, dtype=bool)
+        for left, right in zip(edges[:-1], edges[1:], strict=True):
+            inside = (low >= left) & (high <= right)
+            values = self._squares(low[inside], high[inside])[1]
+            if values.size and np.ptp(values) == 0:
+                varying[inside] = False
+                value = float(values.ravel()[0])
+                # An outermost stretch goes on to infinity; its tail needs no leaving out.
+                ends = (-math.inf if left == -_REACH else left, math.inf if right == _REACH else right)
+                masses[value] = masses.get(value, 0.0) + _probability(*ends)
+                total += _probability(*ends)
+            else:
+                total += _probability(left, right)
+        self.atoms = tuple(sorted((v, p / total) for v, p in masses.items()))
+        self._norm = total
+        self._set(low[varying], high[varying])
+        self._base = (self._low, self._high)
+        self.lowest, self.highest = self._extremes()
+
+    @property
+    def panels(self) -> int:
+        """Count the panels of the mesh.
+
+        Returns:
+            The number.
+        """
+        return int(self._low.size)
+
+    def atom(self, value: float) -> float:
+        """Give the probability of one value of d.
+
+        Returns:
+            The mass, 0 if there is no atom there.
+        """
+        return dict(self.atoms).get(value, 0.0)
+
+    def transform(self, w: NDArray[Any]) -> Transform:
+        """Evaluate m and its kin on the present mesh.
+
+        Args:
+            w: Points off the support of d, real or complex, (n,).
+
+        Returns:
+            The transform at each of them.
+        """
+        inverse = 1 / (w[:, None] - self._d)  # (n, nodes)
+        weighted = self._weight * self._d
+        m, mean = inverse @ weighted, inverse @ self._weight
+        slope = -((inverse * inverse) @ weighted)
+        return Transform(m, w * mean, slope)
+
+    def mean_log(self, w: NDArray[Any]) -> NDArray[Any]:
+        """Evaluate E[log(w - d)] on the present mesh.
+
+        Returns:
+            An array of w's shape, (n,).
+        """
+        return np.asarray(np.log(w[:, None] - self._d) @ self._weight)
+
+    def refine(self, w: complex) -> None:
+        """Halve panels until d / (w - d) is resolved on all of them."""
+        if not self._low.size:
+            return
+        if self._low.size > _MAX_PANELS:
+            self._set(*self._base)
+        for _ in range(60):
+            integrand = self._d_panels / (w - self._d_panels) * self._density
+            top = np.abs(integrand @ _TOP.T).max(axis=1)
+            largest = np.abs(integrand).max(axis=1)
+            half = 0.5 * (self._high - self._low)
+            error = half * top * np.minimum(1.0, 1e3 * top / np.maximum(largest, 1e-300))
+            size = float((half * (np.abs(integrand) @ _WEIGHTS)).sum())
+            # d is known to rounding only: nothing finer can be resolved once w - d comes down to that
+            noise = 1e-14 * abs(w) * largest / np.abs(w - self._d_panels).min(axis=1)
+            rough = (error > _RESOLUTION * size) & (half > 1e-14) & (top > noise)
+            if not rough.any():
+                return
+            low, high = self._low[rough], self._high[rough]
+            middle = 0.5 * (low + high)
+            keep = ~rough
+            self._set(
+                np.concatenate([self._low[keep], low, middle]), np.concatenate([self._high[keep], middle, high]), keep
+            )
+
+    # the mesh -------------------------------------------------------------------------------------------------------
+
+    def _squares(self, low: Array, high: Array) -> tuple[Array, Array]:
+        half = 0.5 * (high - low)
+        z = 0.5 * (high + low)[:, None] + half[:, None] * _NODES
+        return z, self._slope(self._root * z) ** 2
+
+    def _set(self, low: Array, high: Array, keep: NDArray[np.bool_] | None = None) -> None:
+        if keep is None:
+            z, d = self._squares(low, high)
+            dens = density(z)
+        else:  # the first panels are old ones
+            old = int(keep.sum())
+            z_new, d_new = self._squares(low[old:], high[old:])
+            d = np.concatenate([self._d_panels[keep], d_new])
+            dens = np.concatenate([self._density[keep], density(z_new)])
+        self._low, self._high, self._d_panels, self._density = low, high, d, dens
+        weight = 0.5 * (high - low)[:, None] * _WEIGHTS * dens / self._norm
+        self._d = np.concatenate([d.ravel(), [v for v, _ in self.atoms]])
+        self._weight = np.concatenate([weight.ravel(), [p for _, p in self.atoms]])
+
+    def _extremes(self) -> tuple[float, float]:
+        """Find the smallest and the largest d, by golden sections around the extreme nodes of every panel.
+
+        Returns:
+            Infimum and supremum.
+        """
+        values = [v for v, _ in self.atoms]
+        if self._low.size:
+            inset = 1e-13 * (self._high - self._low) + 1e-15  # one-sided limits at kinks
+            z = np.concatenate([(self._low + inset)[:, None], self._squares(self._low, self._high)[0]], axis=1)
+            z = np.concatenate([z, (self._high - inset)[:, None]], axis=1)
+            d = self._slope(self._root * z) ** 2
+            for sign in (1.0, -1.0):
+                best = np.argmax(sign * d, axis=1)
+                row = np.arange(z.shape[0])
+                left, right = z[row, np.maximum(best - 1, 0)], z[row, np.minimum(best + 1, z.shape[1] - 1)]
+                for _ in range(60):
+                    a, b = left + 0.382 * (right - left), left + 0.618 * (right - left)
+                    low_better = sign * self._slope(self._root * a) ** 2 > sign * self._slope(self._root * b) ** 2
+                    left, right = np.where(low_better, left, a), np.where(low_better, b, right)
+                values += [*(self._slope(self._root * 0.5 * (left + right)) ** 2).tolist(), *d.ravel().tolist()]
+        return min(values), max(values)
+
+
+def _probability(left: float, right: float) -> float:
+    """Give P(left < z < right) without cancellation in the tails.
+
+    Returns:
+        The probability.
+    """
+    if left > 0:
+        left, right = -right, -left
+    ends = erfc(np.array([-right, -left]) / math.sqrt(2))
+    return float(0.5 * (ends[0] - ends[1]))
