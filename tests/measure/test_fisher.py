@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -168,7 +169,7 @@ def test_softmax_root_is_a_root(classes, samples, scale, seed):
 def test_any_perceptron_matches_the_definition(depth, width, samples, classes, bias, scale, seed):
     torch.manual_seed(seed)
     sizes = [3, *[width] * depth, classes]
-    layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b, bias=bias), nn.Tanh())]
+    layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b, bias=bias), nn.Tanh())]
     model = nn.Sequential(*layers[:-1]).double()
     x = scale * torch.randn(samples, 3, dtype=torch.float64)
     f = measure.fisher(model, x)
@@ -333,7 +334,7 @@ def test_later_questions_refuse_a_model_that_has_changed():
     f.per_layer()
     with torch.no_grad():
         model[0].weight.mul_(2)
-    with pytest.raises(RuntimeError, match="have changed since.*measure it again"):
+    with pytest.raises(RuntimeError, match=r"have changed since.*measure it again"):
         f.bound(form="rigorous")
     model[0].weight.data.div_(2)  # does not count as a change for autograd; the values are back
     f = measure.fisher(model, x)

@@ -4,10 +4,12 @@ Each result is frozen, prints itself, and knows what it cost.
 """
 
 from isometry.measure._bounds import Bound
-from isometry.measure._fisher import Condition, Fisher, FisherError, fisher
+from isometry.measure._fisher import fisher
 from isometry.measure._fisher_layers import LayerSpectrum
+from isometry.measure._fisher_result import Condition, Fisher, FisherError
 from isometry.measure._guards import ModelCallError
-from isometry.measure._jacobian import Jacobian, jacobian
+from isometry.measure._jacobian import jacobian
+from isometry.measure._jacobian_operator import Jacobian
 from isometry.measure._jacobian_result import JacobianExtremes, JacobianSpectrum
 from isometry.measure._moments import RangeRisk
 from isometry.measure._signal import signal

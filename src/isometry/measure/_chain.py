@@ -93,14 +93,24 @@ def _activation(
         if next(phi.parameters(), None) is not None:
             raise _no_chain(f"{between[0].name!r} {where} has parameters")
         activation = phi
-    h = before.output
-    flat = h.flatten()
-    elementwise = activation(flat.clone()).view_as(h)
-    if elementwise.shape != after.input.shape or not torch.allclose(elementwise, after.input, rtol=1e-4, atol=1e-6):
+    if not _is_elementwise(activation, before.output, after.input):
         raise _no_chain(
             f"the input of {after.name!r} is not an elementwise activation of the output of {before.name!r}"
         )
     return activation
+
+
+def _is_elementwise(phi: Callable[[Tensor], Tensor], h: Tensor, x: Tensor) -> bool:
+    """Check that phi, applied to the flattened h in reverse order, gives x: what mixes entries does not survive that.
+
+    Returns:
+        Whether it does.
+    """
+    try:
+        there = phi(h.flatten().flip(0)).flip(0).view_as(h)
+    except (RuntimeError, IndexError, ValueError):
+        return False  # it needs more dimensions than one, so it mixes entries
+    return h.shape == x.shape and torch.allclose(there, x, rtol=1e-4, atol=1e-6)
 
 
 def _gaussian_mean(phi: Callable[[Tensor], Tensor], q: float) -> float:

@@ -95,7 +95,7 @@ class Products:
             try:
                 out = setup.model(setup.x.clone())
                 if out.requires_grad:
-                    out.backward(back)
+                    (out * back).sum().backward()
             finally:
                 for handle in handles:
                     handle.remove()

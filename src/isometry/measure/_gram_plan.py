@@ -116,6 +116,10 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.inside: list[nn.Module] = []
         self.elsewhere: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch imports its whole compiler, which takes seconds, for this one small pass
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for arg in (*args, *(kwargs or {}).values()):
             for part in arg if isinstance(arg, list | tuple) else (arg,):

@@ -141,7 +141,8 @@ class Recording:
         self._listener, self._directions = note, 1
         for direction, cotangent in enumerate(cotangents):
             keep = retain_graph or direction + 1 < len(cotangents)
-            torch.autograd.grad(output, self._anchors, cotangent, retain_graph=keep, allow_unused=True)
+            planted = _Seed.apply(output, [cotangent])  # type: ignore[no-untyped-call]
+            torch.autograd.grad(planted, self._anchors, retain_graph=keep, allow_unused=True)
         self._listener = None
         for order in sorted(heard, reverse=True):
             parts = heard.pop(order)
@@ -150,14 +151,36 @@ class Recording:
 
 
 def _sweep_at_once(output: Tensor, anchors: list[Tensor], cotangents: Tensor, retain_graph: bool) -> None:
+    seed: list[Tensor] = []
+    planted = _Seed.apply(output, seed)  # type: ignore[no-untyped-call]
+
     def sweep(cotangent: Tensor) -> Tensor:
-        torch.autograd.grad(output, anchors, cotangent, retain_graph=retain_graph, allow_unused=True)
+        seed.clear()
+        seed.append(cotangent)
+        torch.autograd.grad(planted, anchors, retain_graph=retain_graph, allow_unused=True)
         return cotangent.sum()  # anything small: the listeners have had what matters
 
     with warnings.catch_warnings():
         # Operations without a batching rule are looped over by vmap itself: slower, not wrong.
         warnings.filterwarnings("ignore", message="There is a performance drop")
         torch.vmap(sweep)(cotangents)
+
+
+class _Seed(torch.autograd.Function):
+    """A scalar whose gradient in the output is whatever cotangent lies in the list when the backward pass comes by.
+
+    ``autograd.grad(output, ..., grad_outputs=cotangent)`` would do the same, but makes torch import its symbolic shapes
+    and sympy first, which takes seconds.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, output: Tensor, seed: list[Tensor]) -> Tensor:
+        ctx.seed = seed
+        return output.new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, *_ones: Tensor) -> tuple[Tensor, None]:
+        return ctx.seed[0], None
 
 
 class _Deliver(torch.autograd.Function):
