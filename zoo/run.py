@@ -173,10 +173,8 @@ def main() -> None:
         for name, result in pool.imap_unordered(work, tasks):
             results[name] = result
             right = (result["verdict"] == "error") == result["sick"]
-            print(
-                f"{'ok   ' if right else 'WRONG'} {name}: {result['verdict']} {result['errors']} {result['cure'] or ''}",
-                flush=True,
-            )
+            mark = "ok   " if right else "WRONG"
+            print(mark, name, result["verdict"], *result["errors"], result["cure"] or "", flush=True)
     results = {n: results[n] for n in ZOO if n in results}
     summary = {group: rates(results, group) for group in ("tuned", "held-out", "borderline")}
     summary["codes"] = confusion({n: r for n, r in results.items() if r["group"] != "borderline"})

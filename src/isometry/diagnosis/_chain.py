@@ -134,9 +134,12 @@ def _distinct(modules: list[nn.Module]) -> list[nn.Module]:
 
 
 def _common_function(calls: list[tuple[nn.Module, str, Tensor, Tensor]], candidates: list[object]) -> object | None:
-    gaps = [(before[3], after[2]) for before, after in pairwise(calls[:-1])]  # the readout may pool
-    gaps = [(h, x) for h, x in gaps if h.numel() == x.numel()] if all(h.numel() == x.numel() for h, x in gaps) else []
-    for candidate in candidates if gaps else []:
+    gaps = [(before[3], after[2]) for before, after in pairwise(calls)]
+    if gaps[-1][0].numel() != gaps[-1][1].numel():
+        gaps.pop()  # the readout may pool
+    if any(h.numel() != x.numel() for h, x in gaps):
+        return None
+    for candidate in candidates:
         function = _callable(candidate)
         if all(_equal(function(h).reshape(-1), x.reshape(-1)) for h, x in gaps):
             return candidate

@@ -22,6 +22,7 @@ __all__ = ["Evidence", "JacobianEvidence", "Skipped", "gather"]
 T = TypeVar("T")
 JACOBIAN_INPUTS = 8
 JACOBIAN_UNITS = 1024  # a wider layer's Jacobian is left to measure.jacobian
+LEAST_CHI = 1e-6  # per layer: below, every unit is saturated and the law has collapsed to zero
 FISHER_ROWS = 1500  # rows of the dual Gram matrix up to which the spectrum is worth its time here
 
 
@@ -221,12 +222,14 @@ def _law(evidence: Evidence) -> None:
     chain, prediction, jacobian = evidence.chain, evidence.prediction, evidence.jacobian
     if chain is None or prediction is None or jacobian is None or jacobian.start is None:
         raise _NotApplicableError("the Jacobian between hidden layers of a chain was not measured")
+    if prediction.chi < LEAST_CHI:
+        raise _NotApplicableError(f"chi = {prediction.chi:.1e}: theory leaves no singular value to compare with")
     if not prediction.q_star or not chain.uniform:
         raise _NotApplicableError("the layers' scales differ, or q does not settle: there is no common q*")
     if not all(layer.fan_in == layer.fan_out for layer in chain.layers[1:-1]):
         raise _NotApplicableError("the hidden layers are not square")
     law = theory.jacobian_law(
-        chain.activation_like,
+        chain.activation_like,  # type: ignore[arg-type]
         depth=chain.depth - 1,
         q_star=prediction.q_star,
         sigma_w=chain.sigma_w,
@@ -240,7 +243,7 @@ def _fisher(evidence: Evidence, budget: int | None) -> None:
     count = max(2, min(len(case.x), FISHER_ROWS // max(case.outputs - 1, 1)))
     evidence.fisher = measure.fisher(case.model, case.x[:count], likelihood=case.likelihood, budget=budget)
     try:
-        evidence.bounds["rigorous"] = float(evidence.fisher.bound("rigorous"))
+        evidence.bounds["rigorous"] = float(evidence.fisher.bound("rigorous").value)
     except (ValueError, RuntimeError, MemoryBudgetError) as error:
         evidence.skipped.append(Skipped("certificate of the largest eigenvalue", " ".join(str(error).split())[:400]))
     if count < len(case.x):

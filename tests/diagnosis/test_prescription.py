@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_model
+from torch import nn
+
+from isometry.diagnosis import diagnose, prescribe
+
+from .nets import CLASSES, assert_same, data, fingerprint, mlp
+
+
+def test_applying_gives_the_same_draw_every_time_and_hits_criticality():
+    model = mlp(30)
+    before = fingerprint(model)
+    prescription = prescribe(model, data(), seed=5)
+    assert_same(before, fingerprint(model))
+    first, second = (prescription.apply_(copy.deepcopy(model)) for _ in range(2))
+    for a, b in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(a, b)
+    gram = first[4].weight @ first[4].weight.T / prescription.sigma_w**2
+    torch.testing.assert_close(gram.detach(), torch.eye(16), atol=0.3, rtol=0)
+    assert prescription.sigma_w > 1
+    codes = {f.code for f in diagnose(first, data()).findings if f.severity == "error"}
+    assert codes == set()
+
+
+def test_saved_state_loads_into_the_model(tmp_path):
+    model = mlp(10)
+    prescription = prescribe(model, data())
+    path = prescription.save(tmp_path / "deep" / "init.safetensors")
+    assert [p.name for p in path.parent.iterdir()] == ["init.safetensors"]
+    loaded, applied = copy.deepcopy(model), prescription.apply_(copy.deepcopy(model))
+    load_model(loaded, path)
+    assert_same(fingerprint(applied), fingerprint(loaded))
+
+
+def test_other_seed_other_draw_and_q_star_is_obeyed():
+    model = mlp(10)
+    a, b = prescribe(model, data(), seed=0), prescribe(model, data(), seed=1)
+    assert not torch.equal(a.apply_(copy.deepcopy(model))[2].weight, b.apply_(copy.deepcopy(model))[2].weight)
+    assert prescribe(model, data(), q_star=1 / 64).q_star == pytest.approx(1 / 64)
+
+
+def test_nan_weights_are_cleared():
+    model = mlp(5)
+    model[2].weight.data.fill_(math.nan)
+    found = diagnose(model, data())
+    assert found.prescription is not None
+    cured = found.prescription.apply_(copy.deepcopy(model))
+    assert all(bool(torch.isfinite(p).all()) for p in cured.parameters())
+
+
+def test_what_no_initialization_cures_is_said():
+    found = diagnose(nn.Sequential(*mlp(2), nn.Softmax(1)), data())
+    assert any("Return logits" in note for note in found.prescription.notes)
+    assert f"{CLASSES}" in str(len(data()[1].unique()))
+
+
+def test_prints_its_changes():
+    text = str(prescribe(mlp(3), data()))
+    assert "sigma_w" in text
+    assert "0.weight: " in text
