@@ -14,6 +14,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,29 @@ class Chain:
         """
         return Chain([(is_matrix, f.to(dtype)) for is_matrix, f in self.factors], self.in_units, self.out_units)
 
+    def part(self, inputs: slice) -> Chain:
+        """Give the chain of some of the inputs.
+
+        Returns:
+            A new chain that shares the factors.
+        """
+        factors = [(is_matrix, f if is_matrix else f[inputs]) for is_matrix, f in self.factors]
+        return Chain(factors, self.in_units, self.out_units)
+
+    @property
+    def inputs(self) -> int | None:
+        """Number of inputs; None for a chain without slopes, which fits any number."""
+        return next((len(f) for is_matrix, f in self.factors if not is_matrix), None)
+
+    def bytes(self, model: nn.Module) -> int:
+        """Count what the factors take besides the model's own parameters.
+
+        Returns:
+            Bytes.
+        """
+        own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        return sum(f.numel() * f.element_size() for _, f in self.factors if f.untyped_storage().data_ptr() not in own)
+
     def push(self, tangents: Tensor) -> Tensor:
         """Multiply by the Jacobians.
 
@@ -55,7 +79,7 @@ class Chain:
         Returns:
             Shape ``(N, V, out)``.
         """
-        return _through(tangents, self._steps(forward=True), slice(0, len(tangents)))
+        return _through(tangents, self._steps(forward=True))
 
     def pull(self, cotangents: Tensor) -> Tensor:
         """Multiply by the transposed Jacobians.
@@ -66,28 +90,28 @@ class Chain:
         Returns:
             Shape ``(N, V, in)``.
         """
-        return _through(cotangents, self._steps(forward=False), slice(0, len(cotangents)))
+        return _through(cotangents, self._steps(forward=False))
 
-    def matrices(self, inputs: slice) -> Iterator[Tensor]:
-        """Form the Jacobians of some inputs, from the narrower side, a cache-sized block of inputs at a time.
+    def matrices(self, count: int) -> Iterator[Tensor]:
+        """Form the Jacobians from the narrower side, a cache-sized block of inputs at a time.
 
         Args:
-            inputs: Which inputs.
+            count: Number of inputs.
 
         Yields:
             Shape ``(block, out, in)``.
         """
         forward = self.in_units < self.out_units
-        steps = self._steps(forward=forward)
         directions = min(self.in_units, self.out_units)
         widest = max(f.shape[-1] for _, f in self.factors)
-        itemsize = self.factors[0][1].element_size()
-        per_input = directions * widest * itemsize
+        per_input = directions * widest * self.factors[0][1].element_size()
         block = max(1, _BLOCK_BYTES // per_input, _LEAST_ROWS // directions)
-        for begin in range(inputs.start, inputs.stop, block):
-            part = slice(begin, min(begin + block, inputs.stop))
-            first, rest = _seed(steps, part)
-            stacked = _through(first, rest, part)
+        block = math.ceil(count / math.ceil(count / block))  # equal ones: a small remainder would run slowly
+        for begin in range(0, count, block):
+            end = min(begin + block, count)
+            steps = self.part(slice(begin, end))._steps(forward=forward)
+            first, rest = _seed(steps, end - begin)
+            stacked = _through(first, rest)
             yield stacked.transpose(1, 2) if forward else stacked
 
     def agrees(self, cotangents: Tensor, images: Tensor) -> bool:
@@ -114,26 +138,25 @@ class Chain:
         return self.factors[::-1]
 
 
-def _seed(steps: list[_Factor], part: slice) -> tuple[Tensor, list[_Factor]]:
+def _seed(steps: list[_Factor], count: int) -> tuple[Tensor, list[_Factor]]:
     """Start from the first matrix instead of multiplying it by the identity.
 
     Returns:
-        The stacked start, shape ``(block, directions, units)``, and the steps that remain.
+        The stacked start, shape ``(inputs, directions, units)``, and the steps that remain.
     """
-    count = part.stop - part.start
     (is_matrix, first), rest = steps[0], steps[1:]
     if is_matrix:
         return first.expand(count, -1, -1), rest
     if rest and rest[0][0]:
-        return first[part].unsqueeze(2) * rest[0][1], rest[1:]
-    return torch.diag_embed(first[part]), rest
+        return first.unsqueeze(2) * rest[0][1], rest[1:]
+    return torch.diag_embed(first), rest
 
 
-def _through(stacked: Tensor, steps: list[_Factor], part: slice) -> Tensor:
+def _through(stacked: Tensor, steps: list[_Factor]) -> Tensor:
     """Multiply stacked rows by matrices and slopes, between two buffers.
 
     Returns:
-        Shape ``(block, directions, units)``.
+        Shape ``(inputs, directions, units)``.
     """
     count, directions, units = stacked.shape
     widest = max([units, *(f.shape[-1] for _, f in steps)])
@@ -148,7 +171,7 @@ def _through(stacked: Tensor, steps: list[_Factor], part: slice) -> Tensor:
             torch.mm(current, factor, out=product)  # W^l from the right: the rows are J^T's (or J's) own
             here, there, current = there, here, product
         else:
-            current.view(count, directions, units).mul_(factor[part].unsqueeze(1))  # D^l
+            current.view(count, directions, units).mul_(factor.unsqueeze(1))  # D^l
     return current.view(count, directions, units)
 
 
@@ -172,6 +195,7 @@ class ChainRecorder:
     def __init__(self, samples: int) -> None:
         self.samples = samples
         self.seen: list[_Seen] = []
+        self.widest = 1  # the most elements that a module returned for one input
 
     def attach(self, model: nn.Module) -> list[Any]:
         """Hook the modules that do the work: those without children, and parametrized linear layers.
@@ -182,7 +206,7 @@ class ChainRecorder:
         handles: list[Any] = []
         for name, module in model.named_modules():
             inside = "parametrizations" in name.split(".")
-            if not inside and (next(module.children(), None) is None or isinstance(module, nn.Linear)):
+            if not inside and (not module._modules or isinstance(module, nn.Linear)):
                 handles.append(module.register_forward_pre_hook(self._before))
                 handles.append(module.register_forward_hook(self._after))
         return handles
@@ -198,8 +222,10 @@ class ChainRecorder:
         self.seen.append(_Seen(module, only, value))
 
     def _after(self, module: nn.Module, _args: Any, result: Any) -> None:
-        if self.seen and self.seen[-1].module is module and isinstance(result, Tensor):
-            self.seen[-1].returned = result
+        if isinstance(result, Tensor):
+            self.widest = max(self.widest, result.numel() // self.samples)
+            if self.seen and self.seen[-1].module is module:
+                self.seen[-1].returned = result
 
     def chain(self, handed: Tensor, final: Tensor, calls: slice) -> Chain | None:
         """Read the chain off the recorded calls.
@@ -212,17 +238,32 @@ class ChainRecorder:
         Returns:
             The chain, or None if the path is anything else.
         """
-        factors: list[_Factor] = []
+        on_path = self.seen[calls]
         current: Tensor | None = handed
-        for call in self.seen[calls]:
-            found = _factors(call, self.samples) if call.given is current else None
-            if found is None:
+        for call in on_path:
+            if call.given is not current or not _can_be_factor(call, self.samples):
                 return None
-            factors += found
             current = call.returned
-        if current is not final or not any(is_matrix for is_matrix, _ in factors):
+        if current is not final or not any(isinstance(call.module, nn.Linear) for call in on_path):
             return None
-        return Chain(_merged(factors), handed[0].numel(), final[0].numel())
+        slopes = _slopes([call for call in on_path if _is_pointwise(call.module)])
+        if slopes is None:
+            return None
+        factors: list[_Factor] = []
+        for call in on_path:
+            if isinstance(call.module, nn.Linear):
+                factors.append((True, call.module.weight.detach()))
+            elif id(call) in slopes:
+                _append_slopes(factors, slopes[id(call)])
+        return Chain(factors, handed[0].numel(), final[0].numel())
+
+
+_LINEAR = (nn.Linear.forward, nn.modules.linear.NonDynamicallyQuantizableLinear.forward)
+
+
+def _keeps_values(module: nn.Module) -> bool:
+    reshapes = isinstance(module, nn.Identity | nn.Flatten | nn.Unflatten)
+    return reshapes or (isinstance(module, _DropoutNd) and not module.training)
 
 
 def _is_pointwise(module: nn.Module) -> bool:
@@ -233,43 +274,49 @@ def _is_pointwise(module: nn.Module) -> bool:
     """
     if isinstance(module, _BatchNorm):
         return not module.training and module.running_mean is not None
-    return next(module.parameters(), None) is None or isinstance(module, nn.PReLU)
+    return not _keeps_values(module) and (not module._parameters or isinstance(module, nn.PReLU))
 
 
-def _factors(call: _Seen, samples: int) -> list[_Factor] | None:
-    """Give a call's share of the Jacobian.
-
-    Returns:
-        Its factors (none for a reshape), or None if the module is of no known kind.
-    """
+def _can_be_factor(call: _Seen, samples: int) -> bool:
     module, result, value = call.module, call.returned, call.value
     if result is None or value is None or result.shape[:1] != (samples,):
-        return None
+        return False
     if isinstance(module, nn.Linear):
-        return [(True, module.weight.detach())] if value.ndim == 2 and type(module).forward in _LINEAR else None
-    if isinstance(module, nn.Identity | nn.Flatten | nn.Unflatten):
-        return [] if result.numel() == value.numel() else None
-    if isinstance(module, _DropoutNd) and not module.training:
-        return []
-    if not _is_pointwise(module) or result.shape != value.shape:
-        return None
-    with torch.enable_grad():
-        leaf = value.clone().requires_grad_()
-        output = module.forward(leaf * 1)  # not through its hooks
-        if not isinstance(output, Tensor) or not output.requires_grad:
-            return None
-        (slopes,) = torch.autograd.grad(output.sum(), leaf)
-    return [(False, slopes.reshape(samples, -1))]
+        return value.ndim == 2 and type(module).forward in _LINEAR
+    if _keeps_values(module):
+        return result.numel() == value.numel()
+    return _is_pointwise(module) and result.shape == value.shape
 
 
-_LINEAR = (nn.Linear.forward, nn.modules.linear.NonDynamicallyQuantizableLinear.forward)
+def _slopes(calls: list[_Seen]) -> dict[int, Tensor] | None:
+    """Differentiate the elementwise functions at their inputs; equal stateless ones of torch.nn all at once.
+
+    Returns:
+        Shape ``(inputs, units)`` by the call's id, or None if a function cannot be differentiated.
+    """
+    groups: dict[object, list[_Seen]] = {}
+    for call in calls:
+        module, value = call.module, call.value
+        assert value is not None  # noqa: S101 - _can_be_factor has seen it
+        stateless = type(module).__module__ == "torch.nn.modules.activation" and not module._parameters
+        key = (type(module), module.extra_repr(), value.shape[1:], value.dtype) if stateless else id(call)
+        groups.setdefault(key, []).append(call)
+    slopes: dict[int, Tensor] = {}
+    for group in groups.values():
+        values = [call.value for call in group if call.value is not None]
+        with torch.enable_grad():
+            leaf = torch.cat(values).requires_grad_()
+            output = group[0].module.forward(leaf * 1)  # not through its hooks
+            if not isinstance(output, Tensor) or not output.requires_grad:
+                return None
+            (slope,) = torch.autograd.grad(output.sum(), leaf)
+        for call, part in zip(group, torch.split(slope, len(values[0])), strict=True):
+            slopes[id(call)] = part.reshape(len(part), -1)
+    return slopes
 
 
-def _merged(factors: list[_Factor]) -> list[_Factor]:
-    merged: list[_Factor] = []
-    for is_matrix, factor in factors:
-        if merged and not is_matrix and not merged[-1][0]:
-            merged[-1] = (False, merged[-1][1] * factor)
-        else:
-            merged.append((is_matrix, factor))
-    return merged
+def _append_slopes(factors: list[_Factor], slopes: Tensor) -> None:
+    if factors and not factors[-1][0]:
+        factors[-1] = (False, factors[-1][1] * slopes)
+    else:
+        factors.append((False, slopes))

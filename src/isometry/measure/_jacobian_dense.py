@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from isometry.measure._jacobian_chain import Chain
 from isometry.measure._jacobian_path import NotTwiceDifferentiableError, Path
 
-__all__ = ["dense_blocks", "sweep_bytes"]
+__all__ = ["chain_blocks", "dense_blocks", "sweep_bytes"]
 
 _SWEEP_BYTES = 128 * 2**20  # of one sweep's cotangents at the widest activation
 _ALIVE = 4  # copies of those that autograd holds at a time
@@ -42,20 +43,33 @@ def dense_blocks(path: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]
     Yields:
         The route that was taken, and Jacobians of shape ``(block, out, in)``.
     """
-    out, inp = math.prod(path.out_shape), math.prod(path.in_shape)
-    side = "forward" if inp < out else "reverse"
     if path.chain is not None:
-        for block in path.chain.to(dtype).matrices(slice(0, len(path.leaf))):
-            yield f"chain, {side}", block
+        yield from chain_blocks(path.chain.to(dtype), len(path.leaf))
         return
-    if side == "forward":
+    out, inp = math.prod(path.out_shape), math.prod(path.in_shape)
+    if inp < out:
         try:
             yield "graph, forward", _swept(path, path.push, inp).transpose(1, 2).to(dtype)
         except NotTwiceDifferentiableError:
-            side = "reverse"  # said in the route: more sweeps, the same numbers
+            pass  # in reverse, then, as the route says: more sweeps, the same numbers
         else:
             return
     yield "graph, reverse", _swept(path, path.pull, out).to(dtype)
+
+
+def chain_blocks(chain: Chain, inputs: int) -> Iterator[tuple[str, Tensor]]:
+    """Form the Jacobians of a chain.
+
+    Args:
+        chain: The chain.
+        inputs: Number of inputs.
+
+    Yields:
+        The route, and Jacobians of shape ``(block, out, in)``.
+    """
+    route = "chain, forward" if chain.in_units < chain.out_units else "chain, reverse"
+    for block in chain.matrices(inputs):
+        yield route, block
 
 
 def _swept(path: Path, send: Callable[[Tensor], Tensor], directions: int) -> Tensor:

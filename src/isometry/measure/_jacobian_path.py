@@ -201,7 +201,6 @@ def opened(
         model.requires_grad_(False)
         entry: list[tuple[Tensor, Tensor]] = []  # the leaf, and the tensor that is handed on
         recorder = ChainRecorder(len(x))
-        widest = _Widest(len(x))
 
         def enter(tensor: Tensor) -> Tensor:
             leaf = tensor.detach().clone().requires_grad_()
@@ -211,7 +210,7 @@ def opened(
         tap_in = _Tap("start", start, recorder, enter)
         tap_out = _Tap("stop", stop, recorder)
         with ExitStack() as hooks:
-            for hook in (*recorder.attach(model), *widest.attach(model)):
+            for hook in recorder.attach(model):
                 hooks.callback(hook.remove)
             # Behind the recorder's hooks: a module that is tapped is recorded first, as itself.
             if last is not None:
@@ -227,16 +226,17 @@ def opened(
         output = tap_out.only() if last is not None else final
         seen = tap_out.outputs[0] if last is not None else final
         calls = slice(tap_in.calls_before, tap_out.calls_before if last is not None else len(recorder.seen))
-        if twice:
-            _insist_on_repetition(model, x, final)
         leaf, handed = entry[0]
         _insist_on_batch(len(x), start, leaf, stop, output)
         cotangent, image = _random_image(leaf, output, start, stop)
         chain = recorder.chain(handed, seen, calls)
         if chain is not None and not chain.agrees(cotangent, image):
             chain = None  # a module that looked elementwise is not
+        if twice and (chain is None or first is not None):
+            _insist_on_repetition(model, x, final)  # a chain from the input on has no place for chance
+        widest = max(recorder.widest, leaf[0].numel(), output[0].numel())
         del recorder  # and with it the activations that it kept
-        yield Path(leaf, output, chain, max(widest.count, leaf[0].numel(), output[0].numel()))
+        yield Path(leaf, output, chain, widest)
 
 
 def _called(model: nn.Module, given: Tensor) -> Tensor:
@@ -291,17 +291,3 @@ def _insist_on_repetition(model: nn.Module, x: Tensor, final: Tensor) -> None:
             "model is random: two passes over the same inputs differ, so it has no Jacobian. Pass training=False, or "
             "call model.eval()."
         )
-
-
-class _Widest:
-    """The largest output of any module, per input: what the working memory of a sweep grows with."""
-
-    def __init__(self, samples: int) -> None:
-        self.samples, self.count = samples, 1
-
-    def attach(self, model: nn.Module) -> list[Any]:
-        return [module.register_forward_hook(self._see) for module in model.modules()]
-
-    def _see(self, _module: nn.Module, _args: Any, result: Any) -> None:
-        if isinstance(result, Tensor):
-            self.count = max(self.count, result.numel() // self.samples)
