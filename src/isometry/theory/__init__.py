@@ -1,7 +1,43 @@
-"""Predictions that need no model: mean-field signal propagation and the law of the Jacobian's singular values."""
+"""Predictions that need no model: mean-field signal propagation and the law of the Jacobian's singular values.
+
+Everything is computed in float64, by closed forms where they exist and by quadrature that is checked against them.
+"""
 
 from isometry.theory._activation import Activation
-from isometry.theory._averages import GaussianAverages
+from isometry.theory._jacobian_law import Atom, JacobianLaw, jacobian_law
 from isometry.theory._mean_field import MeanField
+from isometry.theory._quadrature import QuadratureError
 from isometry.theory._resolve import activation_names, activation_of
-from isometry.theory._results import *
+from isometry.theory._results import (
+    CriticalLine,
+    CriticalPoint,
+    DepthScales,
+    FixedPoint,
+    NoCriticalPointError,
+    PhaseDiagram,
+    SignalProfile,
+)
+from isometry.theory._universality import UniversalEdges, universal_edges
+
+__all__ = [
+    # signals and gradients in wide random networks
+    "CriticalLine",
+    "CriticalPoint",
+    "DepthScales",
+    "FixedPoint",
+    "MeanField",
+    "NoCriticalPointError",
+    "PhaseDiagram",
+    "SignalProfile",
+    # the singular values of their Jacobians
+    "Atom",
+    "JacobianLaw",
+    "UniversalEdges",
+    "jacobian_law",
+    "universal_edges",
+    # activations and averages
+    "Activation",
+    "QuadratureError",
+    "activation_names",
+    "activation_of",
+]

@@ -65,6 +65,18 @@ class GaussianAverages:
             return self._closed.slope_moment(k, q)
         return self._average(lambda u: self.activation.slope(u) ** (2 * k), q)
 
+    def slope_spread(self, q: Array, mean: float) -> float:
+        """Give the relative variance E[(phi'^2 - mu_1)^2] / mu_1^2 of the squared slopes, without cancellation.
+
+        Args:
+            q: One variance, (1,).
+            mean: mu_1 there.
+
+        Returns:
+            mu_2/mu_1^2 - 1.
+        """
+        return float(self._average(lambda u: (self.activation.slope(u) ** 2 / mean - 1) ** 2, q)[0])
+
     def second_moment_slope(self, q: Array) -> Array:
         """Give the derivative of E phi(u)^2 with respect to q.
 
@@ -98,10 +110,11 @@ class GaussianAverages:
             if self.activation.odd and order % 2 == 0:
                 rows.append(np.zeros_like(q))
                 continue
-            rows.append(
-                self._integrate(lambda z, u, order=order: self.activation.value(u) * _hermite(order, z), np.sqrt(q))
-            )
+            rows.append(self._integrate(self._projection(order), np.sqrt(q)))
         return np.stack(rows)
+
+    def _projection(self, order: int) -> Callable[[Array, Array], Array]:
+        return lambda z, u: np.asarray(self.activation.value(u) * _hermite(order, z))
 
     def covariance(self, c: float, q: float) -> float:
         """Give E phi(u) phi(u').
@@ -199,7 +212,9 @@ class GaussianAverages:
         steps = _STEPS * length
         reach = self._width * spread
         if reach > steps[-1]:
-            steps = np.concatenate([steps, steps[-1] * 2.0 ** np.arange(1, 1 + math.ceil(math.log2(reach / steps[-1])))])
+            steps = np.concatenate(
+                [steps, steps[-1] * 2.0 ** np.arange(1, 1 + math.ceil(math.log2(reach / steps[-1])))]
+            )
         steps = steps[steps < 2 * reach]
         centres = np.unique(np.concatenate([kinks, [0.0]]))
         ladder = (centres[:, None] + np.concatenate([-steps, [0.0], steps])).ravel()
@@ -228,8 +243,8 @@ class GaussianAverages:
                 left = np.abs(function(ends[None, :], flat[:, None] * ends) * density(ends)).max(axis=1)
             if not np.all(left <= 1e-13 * np.abs(result) + 1e-290):
                 raise QuadratureError(
-                    f"the Gaussian average of {self.activation.name!r} at variance {float(flat.max()) ** 2:.4g} does not "
-                    "settle: the activation grows too fast; use a smaller variance."
+                    f"the Gaussian average of {self.activation.name!r} at variance {float(flat.max()) ** 2:.4g} does "
+                    "not settle: the activation grows too fast; use a smaller variance."
                 )
         return result.reshape(np.shape(root))
 

@@ -71,7 +71,7 @@ def _slope_of(function: Callable[[Any], Any], name: str) -> Elementwise:
         given = torch.from_numpy(np.array(u, dtype=np.float64))
         try:
             # One pull-back of ones is vmap(grad) for an elementwise function, at the price of one call.
-            _, pull_back = torch.func.vjp(lambda x: function(x * 1.0), given)
+            pull_back = torch.func.vjp(lambda x: function(x * 1.0), given)[1]
             (gradient,) = pull_back(torch.ones_like(given))
         except Exception as error:
             raise TypeError(
@@ -109,8 +109,10 @@ def _check_kinks(kinks: Iterable[float]) -> tuple[float, ...]:
 
 def _find_kinks(value: Elementwise, slope: Elementwise, name: str) -> tuple[float, ...]:
     count = int(2 * _GRID_REACH / _GRID_STEP)
-    grid = -_GRID_REACH + (np.arange(count + 1) + 0.37182818) * _GRID_STEP  # off the round numbers, where kinks sit
-    edges, found = grid, np.zeros(0)
+    grid: Array = (
+        -_GRID_REACH + (np.arange(count + 1) + 0.37182818) * _GRID_STEP
+    )  # off the round numbers, where kinks sit
+    edges, found = np.asarray(grid, dtype=np.float64), np.zeros(0)
     for _ in range(3):  # a second kink in the same interval shows once the first has cut it
         new = _bisect(value, slope, edges)
         new = new[np.abs(new[:, None] - found).min(axis=1, initial=np.inf) > 1e-9] if found.size else new
@@ -123,7 +125,7 @@ def _find_kinks(value: Elementwise, slope: Elementwise, name: str) -> tuple[floa
                 "such an activation is not supported."
             )
         beside = np.concatenate([found - 1e-8, found + 1e-8])
-        edges = np.unique(np.concatenate([grid, beside]))
+        edges = np.asarray(np.unique(np.concatenate([grid, beside])), dtype=np.float64)
     return tuple(_rounded(float(k)) for k in found)
 
 

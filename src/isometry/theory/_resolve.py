@@ -90,8 +90,8 @@ def resolve_activation(activation: ActivationLike, *, kinks: Iterable[float] | N
     """Find what is known of an activation.
 
     Args:
-        activation: A name (``"tanh"``, ``"Hard-Tanh"``, ``"leaky_relu(0.2)"``), a module of ``torch.nn``, an elementwise
-            callable on tensors, or an ``Activation``.
+        activation: A name (``"tanh"``, ``"Hard-Tanh"``, ``"leaky_relu(0.2)"``), a module of ``torch.nn``, an
+            elementwise callable on tensors, or an ``Activation``.
         kinks: Positions where a callable is not smooth; found numerically by default.
 
     Returns:
@@ -145,7 +145,7 @@ def _of_module(module: nn.Module) -> Activation | None:
     if kind is nn.GELU:
         return _by_name("gelu_tanh" if getattr(module, "approximate", "none") == "tanh" else "gelu")
     if kind is nn.PReLU:
-        weight = module.weight.detach().to(torch.float64)  # type: ignore[operator, union-attr]
+        weight = module.weight.detach().to(torch.float64)  # type: ignore[operator]
         if weight.is_meta or not bool((weight == weight.flatten()[0]).all()):
             return None
         return _make("prelu", (float(weight.flatten()[0]),))

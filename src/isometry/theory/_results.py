@@ -192,7 +192,9 @@ class PhaseDiagram(Result):
     def __str__(self) -> str:
         ordered = float((self.chi < 1).mean())
         line = self.critical.sigma_w
-        where = f"critical from sigma_w={line.min():.4g} to {line.max():.4g}" if line.size else "no critical point in it"
+        where = (
+            f"critical from sigma_w={line.min():.4g} to {line.max():.4g}" if line.size else "no critical point in it"
+        )
         return (
             f"phase diagram of {self.activation}: sigma_w {self.sigma_w[0]:g} to {self.sigma_w[-1]:g}, "
             f"sigma_b {self.sigma_b[0]:g} to {self.sigma_b[-1]:g}; {ordered:.0%} ordered; {where}"

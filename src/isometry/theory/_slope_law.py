@@ -11,6 +11,7 @@ networks end, not the supremum over events that no network meets.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -63,7 +64,7 @@ class SlopeLaw:
         total = 0.0
         low, high = breaks[:-1], breaks[1:]
         varying = np.ones(low.size, dtype=bool)
-        for left, right in zip(edges[:-1], edges[1:], strict=True):
+        for left, right in pairwise(edges.tolist()):
             inside = (low >= left) & (high <= right)
             values = self._squares(low[inside], high[inside])[1]
             if values.size and np.ptp(values) == 0:
@@ -77,6 +78,10 @@ class SlopeLaw:
                 total += _probability(left, right)
         self.atoms = tuple(sorted((v, p / total) for v, p in masses.items()))
         self._norm = total
+        self._low: Array
+        self._high: Array
+        self._d_panels: Array
+        self._density: Array
         self._set(low[varying], high[varying])
         self._base = (self._low, self._high)
         self.lowest, self.highest = self._extremes()
@@ -113,13 +118,13 @@ class SlopeLaw:
         slope = -((inverse * inverse) @ weighted)
         return Transform(m, w * mean, slope)
 
-    def mean_log(self, w: NDArray[Any]) -> NDArray[Any]:
-        """Evaluate E[log(w - d)] on the present mesh.
+    def mean_argument(self, w: NDArray[np.complex128]) -> Array:
+        """Evaluate E[arg(w - d)] on the present mesh, for w in the closed upper half-plane.
 
         Returns:
-            An array of w's shape, (n,).
+            Angles in [0, pi], of w's shape, (n,).
         """
-        return np.asarray(np.log(w[:, None] - self._d) @ self._weight)
+        return np.asarray(np.arctan2(np.abs(w.imag)[:, None], w.real[:, None] - self._d) @ self._weight)
 
     def refine(self, w: complex) -> None:
         """Halve panels until d / (w - d) is resolved on all of them."""
@@ -188,7 +193,8 @@ class SlopeLaw:
                     low_better = sign * self._slope(self._root * a) ** 2 > sign * self._slope(self._root * b) ** 2
                     left, right = np.where(low_better, left, a), np.where(low_better, b, right)
                 values += [*(self._slope(self._root * 0.5 * (left + right)) ** 2).tolist(), *d.ravel().tolist()]
-        return min(values), max(values)
+        low, high = min(values), max(values)
+        return (0.0 if low < 1e-28 * high else low), high  # the square of a slope that is 0 up to rounding
 
 
 def _probability(left: float, right: float) -> float:

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from isometry.theory._activation import Elementwise
 from isometry.theory._quadrature import Array, QuadratureError
 from isometry.theory._spectral_map import SpectralMap
 
-__all__ = ["SpectralCurve", "trace"]
+__all__ = ["SpectralCurve", "settle", "trace"]
 
 _MAX_STEPS = 6000
 _MASS_STEP = 0.01  # of the spectrum, per step
@@ -45,22 +46,28 @@ class SpectralCurve:
     log_w: NDArray[np.complex128]
     complete: bool
 
-    def integrate(self, power: int, shift: float) -> float:
-        """Integrate exp(power (t - shift)) times the density, by the trapezoid rule with its end-point correction.
+    def integrate(self, function: Elementwise, derivative: Elementwise) -> float:
+        """Integrate a function of t times the density, by the trapezoid rule with its end-point correction.
+
+        Args:
+            function: The function.
+            derivative: Its derivative.
 
         Returns:
             The integral.
         """
-        factor = np.exp(power * (self.t - shift))
-        value, slope = factor * self.density, factor * (self.slope + power * self.density)
+        factor = function(self.t)
+        value, slope = factor * self.density, factor * self.slope + derivative(self.t) * self.density
         h = np.diff(self.t)
         total = 0.5 * h * (value[1:] + value[:-1])
         correction = h * h / 12 * (slope[:-1] - slope[1:])
-        fine = np.isfinite(correction) & (np.abs(correction) < 0.05 * total)
+        fine = np.isfinite(correction) & (np.abs(correction) < 0.05 * np.abs(total))
         return float(total.sum() + correction[fine].sum())
 
 
-def trace(spectral: SpectralMap, *, upper: float, edge: float, lower: float, width: float, zero: float) -> SpectralCurve:
+def trace(
+    spectral: SpectralMap, *, upper: float, edge: float, lower: float, width: float, zero: float
+) -> SpectralCurve:
     """Follow the spectrum from its upper edge down.
 
     Args:
@@ -112,7 +119,7 @@ def trace(spectral: SpectralMap, *, upper: float, edge: float, lower: float, wid
             if t < lower - 0.02 * width or above > 1 - zero - _NEGLIGIBLE:
                 complete = True
                 break
-    return _lowered(spectral, points, theta, complete)
+    return _lowered(spectral, points, complete)
 
 
 def _attempt(
@@ -145,9 +152,7 @@ def _attempt(
     return before, slope, 0.0, False
 
 
-def _lowered(
-    spectral: SpectralMap, points: list[tuple[float, complex, float]], theta: float, complete: bool
-) -> SpectralCurve:
+def _lowered(spectral: SpectralMap, points: list[tuple[float, complex, float]], complete: bool) -> SpectralCurve:
     """Bring the points of a walk from height theta down to the real axis.
 
     Returns:

@@ -2,7 +2,7 @@
 
 For J = D^L W^L ... D^1 W^1 with free factors, chi = sigma_w^2 E d and m(w) = E[d / (w - d)],
     lambda(w) = sigma_w^(2L) w^L (m / (1 + m))^(L-1) * ((1 + m)^L if Gaussian else 1),
-and the moment generating function of lambda at lambda(w) is m(w). With t = log lambda, everything is done in logarithms:
+and the moment generating function of lambda at lambda(w) is m(w). With t = log lambda, all is done in logarithms:
     t(w) = L log sigma_w^2 + L log w + (L-1) (log m - log(1 + m)) [+ L log(1 + m)].
 For w in the upper half-plane m lies in the lower one, so the principal logarithms are the right ones. The density of t
 is -Im(1 + m)/pi, and since (1 + m) dt integrates in closed form, so is the mass above lambda:
@@ -76,10 +76,12 @@ class SpectralMap:
             Masses in [0, 1], (n,).
         """
         at = self.slopes.transform(w)
-        total = self.depth * self.slopes.mean_log(w) + (self.depth - 1) * np.log(at.m)
+        # Arguments by hand, for w on the real axis too: w - d has one in [0, pi], m one in [-pi, 0].
+        total = self.depth * self.slopes.mean_argument(w)
+        total = total - (self.depth - 1) * np.arctan2(np.abs(at.m.imag), at.m.real)
         if self.gaussian:
-            total = total + self.depth * at.m
-        return np.asarray(total.imag / math.pi)
+            total = total + self.depth * at.m.imag
+        return np.asarray(total / math.pi)
 
     def upper_edge(self) -> tuple[float, float]:
         """Find the upper edge of the spectrum: the least lambda(w) over real w above the slopes.
@@ -163,9 +165,7 @@ class SpectralMap:
             t, (n,).
         """
         at = self.slopes.transform(w)
-        return np.asarray(
-            self.depth * (self.log_gain + np.log(w)) + (self.depth - 1) * np.log(at.m / at.plus_one)
-        )
+        return np.asarray(self.depth * (self.log_gain + np.log(w)) + (self.depth - 1) * np.log(at.m / at.plus_one))
 
 
 def _log_ratio(m: NDArray[Any], plus_one: NDArray[Any]) -> NDArray[Any]:
