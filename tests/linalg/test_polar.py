@@ -75,6 +75,16 @@ def test_one_or_two_steps_restore_a_matrix_after_a_small_move(coefficients):
     assert polar(moved, method="newton-schulz", **tail).steps <= 3
 
 
+@pytest.mark.parametrize("coefficients", ["cubic", "quintic", "minimax"])
+def test_stops_at_the_rounding_level_of_large_matrices(coefficients):
+    # At this size the defect cannot reach the ideal threshold; without the rule for stalling the limit of steps (45 for
+    # "cubic") would be used up.
+    a, _ = known(600, 600, 0.5)
+    result = polar(a.float(), method="newton-schulz", coefficients=coefficients)
+    assert result.converged
+    assert result.steps <= 16
+
+
 def test_muon_reports_that_it_did_not_converge():
     a, _ = known(6, 6, 0.1)
     result = polar(a, method="newton-schulz", coefficients="muon")

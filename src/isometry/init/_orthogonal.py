@@ -19,7 +19,7 @@ from torch import Tensor
 
 from isometry._base import check_positive
 from isometry.init._writable import check_writable
-from isometry.linalg import haar
+from isometry.linalg import haar_
 
 __all__ = ["orthogonal", "orthogonal_"]
 
@@ -70,18 +70,14 @@ def orthogonal_(
             f"tensor must have at least {batch_dims + 2} dimensions, two of them of a matrix (out, in), got shape "
             f"{tuple(tensor.shape)}; leave out biases, gains and other vectors."
         )
-    batch, (out, *rest) = tensor.shape[:batch_dims], tensor.shape[batch_dims:]
-    matrix = haar(
-        out,
-        torch.Size(rest).numel(),
-        batch=batch,
-        scale=gain,
-        dtype=tensor.dtype,
-        device=tensor.device,
-        generator=generator,
-    )
     with torch.no_grad():
-        return tensor.copy_(matrix.view(tensor.shape))
+        if tensor.is_contiguous():
+            haar_(tensor.view(*tensor.shape[: batch_dims + 1], -1), scale=gain, generator=generator)
+        else:
+            matrix = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+            haar_(matrix.view(*tensor.shape[: batch_dims + 1], -1), scale=gain, generator=generator)
+            tensor.copy_(matrix)
+    return tensor
 
 
 def orthogonal(

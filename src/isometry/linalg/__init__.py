@@ -3,7 +3,7 @@
 from isometry.linalg._coefficients import COEFFICIENTS, Coefficients, minimax_quintics
 from isometry.linalg._eigh import Eigenvalues, Eigh, eigh, eigvalsh
 from isometry.linalg._golub_kahan import SingularExtremes, golub_kahan
-from isometry.linalg._haar import haar
+from isometry.linalg._haar import haar, haar_
 from isometry.linalg._lanczos import LanczosResult, lanczos
 from isometry.linalg._normal import standard_normal
 from isometry.linalg._orthogonalize import orthogonality_defect, orthogonalize
@@ -15,6 +15,7 @@ from isometry.linalg._svd import SVD, SingularValues, svd, svdvals
 __all__ = [
     # random matrices
     "haar",
+    "haar_",
     "standard_normal",
     # orthonormal factors
     "Polar",

@@ -19,9 +19,13 @@ from torch import Tensor
 
 from isometry._base import check_positive
 from isometry.linalg._normal import standard_normal
-from isometry.linalg._precision import check_real_dtype, check_size
+from isometry.linalg._precision import check_matrix, check_real_dtype, check_size
 
-__all__ = ["haar"]
+__all__ = ["haar", "haar_"]
+
+# Entries per chunk of a batch. On a CPU LAPACK takes the matrices one by one anyway, so what counts is that a chunk
+# stays in the cache; elsewhere only the memory is bounded.
+_CPU_CHUNK, _CHUNK = 2**17, 2**26
 
 
 def haar(
@@ -64,12 +68,41 @@ def haar(
     check_positive("scale", scale, zero=True)
     check_real_dtype("dtype", dtype)
 
-    shape = (*batch, min(rows, cols), max(rows, cols))
-    drawn = standard_normal(shape, dtype=dtype, device=device, generator=generator)
-    tall = _multiply_out(drawn, scale)
-    # The factor is column-major, so its transpose costs no copy; for square matrices the law is the same.
-    out = tall if rows > cols else tall.mT
-    return out.to(dtype).contiguous()
+    place = torch.device(device) if device is not None else torch.get_default_device()
+    return haar_(torch.empty(*batch, rows, cols, dtype=dtype, device=place), scale=scale, generator=generator)
+
+
+def haar_(out: Tensor, *, scale: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
+    """Overwrite matrices with Haar-distributed ones, as ``haar`` draws them.
+
+    Large batches are worked on in chunks, so that little more memory is needed than the output's.
+
+    Args:
+        out: Shape ``(*batch, rows, cols)``, real floating point.
+        scale: Factor on the matrix, applied before the rounding.
+        generator: Source of randomness; torch's global one by default.
+
+    Returns:
+        ``out``.
+    """
+    check_matrix("out", out, finite=False)
+    check_positive("scale", scale, zero=True)
+    rows, cols = out.shape[-2:]
+    with torch.no_grad():
+        contiguous = out.is_contiguous()
+        flat = out.view(-1, rows, cols) if contiguous else out.new_empty(out.shape[:-2].numel(), rows, cols)
+        chunk = max(1, (_CPU_CHUNK if out.is_cpu else _CHUNK) // (rows * cols))
+        for first in range(0, len(flat), chunk):
+            part = flat[first : first + chunk]
+            shape = (len(part), min(rows, cols), max(rows, cols))
+            drawn = standard_normal(shape, dtype=out.dtype, device=out.device, generator=generator)
+            tall = _multiply_out(drawn, scale)
+            # The factor is column-major, so its transpose is the cheaper one to store; for square matrices the law is
+            # the same.
+            part.copy_(tall if rows > cols else tall.mT)
+        if not contiguous:
+            out.copy_(flat.view(out.shape))
+    return out
 
 
 def _multiply_out(gaussian: Tensor, scale: float) -> Tensor:
@@ -82,15 +115,13 @@ def _multiply_out(gaussian: Tensor, scale: float) -> Tensor:
     Returns:
         float64, shape ``(*batch, m, n)``, orthonormal columns times ``scale``.
     """
-    x = gaussian.to(torch.float64).triu_() if gaussian.dtype != torch.float64 else gaussian.triu_()
-    head = x.diagonal(dim1=-2, dim2=-1).clone()
-    norm = torch.linalg.vector_norm(x, dim=-1)
-    degenerate = norm == 0  # possible in principle for the one-element vector of a square matrix
-    head, norm = head.masked_fill(degenerate, 1.0), norm.masked_fill(degenerate, 1.0)
-    sign = torch.where(head < 0, -1.0, 1.0).to(torch.float64)
-    # LAPACK's convention: H = 1 - tau v v^T with v_1 = 1 maps x onto beta e_1, beta = -sign(x_1) |x|.
-    tau = 1 + head.abs() / norm
-    x /= (head + sign * norm).unsqueeze(-1)
+    x = gaussian.to(torch.float64).triu_()
+    # Far below any entry drawn, so it only matters for a vector of zeros, which it makes a multiple of e_1.
+    head = x.diagonal(dim1=-2, dim2=-1).add_(1e-150)
+    # LAPACK's convention: H = 1 - tau v v^T with v_1 = 1 maps x onto -beta e_1, beta = sign(x_1) |x|.
+    beta = torch.copysign(torch.linalg.vector_norm(x, dim=-1), head)
+    tau = 1 + head / beta
+    x /= (head + beta).unsqueeze(-1)
     q: Tensor = torch.linalg.householder_product(x.mT, tau)
-    q *= (-scale * sign).unsqueeze(-2)  # the sign fix: beta is R's diagonal
+    q *= (beta.sign_() * -scale).unsqueeze(-2)  # the sign fix: -beta is R's diagonal
     return q
