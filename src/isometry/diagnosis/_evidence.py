@@ -166,7 +166,6 @@ def _part(evidence: Evidence, index: int, run: Callable[[], Any]) -> None:
         ValueError,
         NotImplementedError,
         RuntimeError,
-        AttributeError,
     ) as error:
         evidence.skipped.append(Skipped(what, " ".join(str(error).split())[:400]))
     evidence.seconds[what] = time.perf_counter() - started
