@@ -44,6 +44,17 @@ def test_drawn_even_if_nothing_reports():
     assert "Diagnosis" in console.file.getvalue()
 
 
+def test_a_report_of_the_whole_shares_its_line():
+    console = terminal()
+    with progress_bar("Diagnosis", console=console, delay=0.01):
+        time.sleep(0.1)
+        progress("Diagnosis", 3, 7)
+        time.sleep(0.3)
+    last = console.file.getvalue().replace("\r", "\n").split("\n")
+    assert any("Diagnosis" in line and "3/7" in line for line in last)
+    assert not any("Diagnosis" in line and "/?" in line for line in last[-3:])
+
+
 def test_nothing_before_the_delay():
     console = terminal()
     with progress_bar("Diagnosis", console=console, delay=5.0):

@@ -51,7 +51,7 @@ class _Bar:
                 redirect_stdout=False,
                 redirect_stderr=False,
             )
-            self.progress.add_task(self.what, total=None)
+            self.tasks[self.what] = self.progress.add_task(self.what, total=None)
             for what, (done, total) in self.latest.items():
                 if done < total:
                     self._draw(what)
@@ -63,7 +63,7 @@ class _Bar:
         done, total = self.latest[what]
         if what not in self.tasks:
             self.tasks[what] = self.progress.add_task(what, total=total)
-        self.progress.update(self.tasks[what], completed=done, total=total, visible=done < total)
+        self.progress.update(self.tasks[what], completed=done, total=total, visible=done < total or what == self.what)
 
     def close(self) -> None:
         self.timer.cancel()
