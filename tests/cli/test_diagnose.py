@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -104,6 +105,14 @@ def test_the_users_model_and_data(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["subject"]["classes"] == 2
     assert result.stderr == "building\n"
+
+
+def test_what_was_done_to_the_users_data_is_said(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, size=(40, 6)).astype(np.uint8)
+    np.savez(tmp_path / "raw.npz", x=pixels, y=np.arange(40) % 3)
+    result = run("prescribe", SMALL, "--data", str(tmp_path / "raw.npz"), "--json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == "DATA: inputs converted from torch.uint8 to torch.float32 without rescaling\n"
 
 
 def test_an_error_in_the_users_forward_is_shown_short(tmp_path, monkeypatch):

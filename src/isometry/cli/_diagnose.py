@@ -108,7 +108,7 @@ def open_case(model: str, data: str | None, in_shape: str | None, seed: int) -> 
 
     import torch
 
-    from isometry.data import load
+    from isometry.data import NAMES, load
     from isometry.nn import resolve_model
 
     if shape is not None:
@@ -117,5 +117,7 @@ def open_case(model: str, data: str | None, in_shape: str | None, seed: int) -> 
     if data is None:
         typer.echo("DATA is digits, since none was given; give yours with --data.", err=True)
     dataset = load(data or "digits")
+    for note in () if dataset.name in NAMES else dataset.notes:
+        typer.echo(f"DATA: {note}", err=True)  # what was done to the user's data must not go unseen
     torch.manual_seed(seed)
     return resolve_model(model, in_shape=dataset.shape, classes=dataset.outputs), dataset, None
