@@ -200,6 +200,17 @@ def test_embeddings_and_tied_outputs():
         assert ("tied to head.weight: set once" in table["embed.weight"].why) == tied
 
 
+def test_logits_differ_between_inputs_from_the_start():
+    model = reference_model("resnet:depth=6,width=12", in_shape=(1, 6, 6), classes=10)
+    x = batch(1, 6, 6)
+    table = critical_(model, data=x, generator=seeded())
+    with torch.no_grad():
+        logits = model(x)
+    assert logits.mean(0).abs().max() < 1e-4
+    assert logits.square().mean().item() == pytest.approx(1 / 16, rel=1e-3)
+    assert "takes away the mean of the activations" in table["output.bias"].why
+
+
 def test_raw_parameters_are_listed_as_kept():
     model = reference_model("transformer:depth=1", in_shape=(8, 8), classes=3)
     before = model.position.detach().clone()

@@ -173,7 +173,7 @@ class _Calibration:
         shift = 0.0
         offset = None
         if bias is not None and row.axes.groups == 1:
-            if first and plan.consumer != "norm":
+            if (first or plan.consumer == "output") and plan.consumer != "norm":
                 offset = _input_offset(event.args[0], row, Slot(self.model, row).read())
             elif plan.centre:
                 mean = float(event.args[0].float().mean())
