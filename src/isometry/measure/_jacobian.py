@@ -10,16 +10,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from isometry.measure._guards import check_inputs, check_model, check_per_sample
+from isometry.measure._guards import check_inputs, check_model
 from isometry.measure._jacobian_chain import Chain
 from isometry.measure._jacobian_operator import Jacobian, parameter_versions
-from isometry.measure._jacobian_path import Path, opened
-from isometry.tape import untouched
+from isometry.measure._jacobian_path import REMEDY, Path, opened
 
 __all__ = ["jacobian"]
 
 _KEPT_BYTES = 256 * 2**20  # of a chain's slopes (and of weights in another dtype) that a Jacobian holds on to
-_REMEDY = "Pass training=False to measure in evaluation mode, or call model.eval()."
 
 
 def jacobian(
@@ -76,9 +74,7 @@ def jacobian(
         )
     if start is not None and start == stop:
         raise ValueError(f"start and stop are both {start!r}; name two modules, or leave one of them out.")
-    with untouched(model, training=training):
-        check_per_sample(model, "the Jacobian of one input is", _REMEDY)
-    with opened(model, inputs, start, stop, training=training, twice=True) as path:
+    with opened(model, inputs, start, stop, training=training, wary=True) as path:
         if path.chain is None:  # a chain that agrees with autograd at random cotangents keeps its samples apart
             _insist_on_independence(path)
         products = _dtype(path, dtype)
@@ -140,5 +136,5 @@ def _insist_on_independence(path: Path) -> None:
     if bool((image[1:] != 0).any()) and bool(image.isfinite().all()):
         raise ValueError(
             f"samples influence each other: the first one's output depends on the others' inputs, so there is no "
-            f"Jacobian per input. {_REMEDY}"
+            f"Jacobian per input. {REMEDY}"
         )

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isometry._base import unknown_name
-from isometry.measure._guards import call_model
+from isometry.measure._guards import call_model, check_per_sample
 from isometry.measure._jacobian_chain import Chain, ChainRecorder
 from isometry.tape import untouched
 
-__all__ = ["NotTwiceDifferentiableError", "Path", "opened"]
+__all__ = ["REMEDY", "NotTwiceDifferentiableError", "Path", "opened"]
+
+REMEDY = "Pass training=False to measure in evaluation mode, or call model.eval()."
 
 
 class NotTwiceDifferentiableError(NotImplementedError):
@@ -178,7 +180,7 @@ class _RefusedError(TypeError):
 
 @contextmanager
 def opened(
-    model: nn.Module, x: Tensor, start: str | None, stop: str | None, *, training: bool | None, twice: bool = False
+    model: nn.Module, x: Tensor, start: str | None, stop: str | None, *, training: bool | None, wary: bool = False
 ) -> Iterator[Path]:
     """Run the model once and hold the graph between two modules' outputs inside the block.
 
@@ -188,7 +190,7 @@ def opened(
         start: The module whose output enters the path; None for the model's input.
         stop: The module whose output leaves it; None for the model's output.
         training: As for ``tape.untouched``.
-        twice: Run the model a second time and insist on the same result.
+        wary: Refuse modules through which samples mix, and a model that gives another result when it is run again.
 
     Yields:
         The path.
@@ -196,6 +198,8 @@ def opened(
     first, last = find_module(model, "start", start), find_module(model, "stop", stop)
     with ExitStack() as stack:
         stack.enter_context(untouched(model, training=training))
+        if wary:
+            check_per_sample(model, "the Jacobian of one input is", REMEDY)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         model.requires_grad_(False)
@@ -232,7 +236,7 @@ def opened(
         chain = recorder.chain(handed, seen, calls)
         if chain is not None and not chain.agrees(cotangent, image):
             chain = None  # a module that looked elementwise is not
-        if twice and (chain is None or first is not None):
+        if wary and (chain is None or first is not None):
             _insist_on_repetition(model, x, final)  # a chain from the input on has no place for chance
         widest = max(recorder.widest, leaf[0].numel(), output[0].numel())
         del recorder  # and with it the activations that it kept
@@ -287,7 +291,4 @@ def _insist_on_repetition(model: nn.Module, x: Tensor, final: Tensor) -> None:
         again = call_model(model, x.clone())
     scale = final.detach().abs().max()
     if bool(((again - final.detach()).abs().max() > 1e-2 * scale).item()):
-        raise ValueError(
-            "model is random: two passes over the same inputs differ, so it has no Jacobian. Pass training=False, or "
-            "call model.eval()."
-        )
+        raise ValueError(f"model is random: two passes over the same inputs differ, so it has no Jacobian. {REMEDY}")
