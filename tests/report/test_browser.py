@@ -74,9 +74,14 @@ def test_every_plot_is_drawn_with_data_and_fits_its_box(browser, pages, phone):
 
 def test_the_findings_are_there_before_the_plots(browser, pages):
     browser.open(pages["sick"])
-    first = browser.run("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    ready = browser.run("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
     plots = browser.run("performance.getEntriesByName('isometry-plots')[0].startTime")
-    assert first < plots
+    assert ready < plots
+
+
+def test_a_phone_gives_the_findings_their_whole_width(browser, pages):
+    browser.open(pages["sick"], width=360, height=780, phone=True)
+    assert browser.run("document.querySelector('.finding h3').getBoundingClientRect().width") > 270
 
 
 def test_dark_follows_the_system_the_toggle_and_the_plots_follow_too(browser, pages):

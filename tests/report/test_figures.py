@@ -94,7 +94,7 @@ def test_signal_shows_both_directions_with_theory_and_e_folds(sick):
     assert measured[1]["y"][0] == pytest.approx(sick["signal"]["layers"][0]["gradient_norm"], rel=1e-4)
     layout = plot.figure["layout"]
     assert layout["yaxis"]["type"] == layout["yaxis2"]["type"] == "log"
-    assert "e-fold depth: 0.95 measured, 0.92 theory" in layout["annotations"][1]["text"]
+    assert "e-fold depth of its square: 0.95 (theory 0.92)" in layout["annotations"][1]["text"]
     assert "falls from" in plot.reading
     assert "24 powers of ten" in plot.reading
 
@@ -107,6 +107,23 @@ def test_zero_and_missing_values_are_marked_on_the_log_axis(sick):
     assert named(plot, "not finite or not measured")["x"] == [6]
     assert named(plot, "measured")["y"][3] is None
     assert "There are 1 layer with no signal at all and 1 layer with NaN or infinity." in plot.reading
+
+
+def test_normalizations_are_marks_beside_the_line_through_the_weight_layers():
+    rows = [
+        {"name": name, "kind": kind, "depth": depth, "q": q}
+        for name, kind, depth, q in (("a", "linear", 1, 9.0), ("n", "norm", 1, 1.0), ("b", "linear", 2, 4.0))
+    ]
+    plot = signal(tidy({"signal": {"layers": rows}}))
+    assert named(plot, "measured")["y"] == [9.0, 4.0]
+    assert named(plot, "after normalization")["y"] == [1.0]
+    assert "falls" not in plot.reading.split(".")[0]
+
+
+def test_a_far_fixed_point_does_not_flatten_the_plot():
+    rows = [{"name": "a", "depth": 1, "q": 1.0}, {"name": "b", "depth": 2, "q": 0.5}]
+    plot = signal(tidy({"signal": {"layers": rows, "q_star": 1e-30}}))
+    assert all(trace["name"] != "q* (fixed point)" for trace in plot.figure["data"])
 
 
 def test_layers_are_drawn_in_the_order_of_depth():
@@ -129,6 +146,7 @@ def test_a_log_axis_spans_at_least_a_decade_and_all_values_and_has_labels(values
 def test_correlation_marks_the_reach_and_tells_of_the_collapse(sick):
     plot = correlation(tidy(sick))
     assert plot.figure["layout"]["shapes"][0]["x0"] == pytest.approx(6 * 0.92)
+    assert "e-fold depth of 1 − c: 0.94 (theory 0.92)" in plot.figure["layout"]["annotations"][0]["text"]
     assert "They have become the same to the network" in plot.reading
     assert "beyond the reach of 5.5 layers" in plot.reading
     far = tidy(sick | {"signal": sick["signal"] | {"xi_c": 1000.0}})

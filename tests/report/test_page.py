@@ -69,7 +69,7 @@ def test_findings_show_value_beside_expected_remedy_and_place(sick):
     assert "<dt>Expected</dt><dd>100" in card
     assert "<b>What to do.</b> Initialize at the critical point" in card
     assert "<code>iso.init.critical_(model)</code>" in card
-    assert "Where: 100 layers, from <code>layers.0</code> to <code>layers.198</code>" in card
+    assert "Where: <code>layers.0</code> … <code>layers.198</code>" in card
 
 
 def test_findings_go_from_grave_to_slight(sick):

@@ -62,7 +62,7 @@ class LayerItem(TypedDict):
     """One layer's signal, measured and predicted."""
 
     name: str
-    kind: str | None
+    kind: str | None  # "norm" is drawn apart: it shares the depth of the layer before it
     depth: int | None
     q: Number  # second moment of the pre-activations
     q_theory: Number
@@ -76,7 +76,11 @@ class LayerItem(TypedDict):
 
 
 class SignalSection(TypedDict):
-    """The signal by depth. Depth scales are in layers, positive where the quantity decays."""
+    """The signal by depth. Depth scales are in layers, positive where the quantity decays.
+
+    ``measured_efold_forward`` belongs beside ``xi_c``: over how many layers the share of the signal that tells inputs
+    apart falls by e. ``measured_efold_gradient`` belongs beside ``xi_grad``: the same of the squared gradient norm.
+    """
 
     layers: list[LayerItem]
     q_star: Number

@@ -64,7 +64,7 @@ def _row(finding: FindingItem) -> str:
         f'<span style="color:{colour};font-weight:600">{html_text(finding["severity"])}</span>',
         f"<b>{prose(finding['message'] or '')}</b>{remedy}",
         html_number(finding["value"]) + (unit if finding["value"] is not None else ""),
-        html_number(finding["expected"]) + (unit if finding["expected"] is not None else ""),
+        html_number(finding["expected"]),
     ]
     return "<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells) + "</tr>"
 

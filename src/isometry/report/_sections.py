@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
 from isometry.report import _icons
 from isometry.report._content import Content, CostSection, FindingItem, LayerItem, PrescriptionSection
 from isometry.report._figures._signal import by_depth
 from isometry.report._verdict import headline, ordered, paragraph, tone
-from isometry.report._wording import count, html_number, html_text, number, prose
+from isometry.report._wording import html_number, html_text, number, prose, sentence, split_lead
 
 __all__ = [
     "cost_section",
@@ -84,20 +82,30 @@ def _finding(finding: FindingItem) -> str:
         f'<li class="finding card {severity}"><div><div class="label">'
         f'<span class="badge">{_icons.SEVERITY[severity]}{severity.capitalize()}</span>'
         f'<span class="code">{html_text(finding["code"] or "")}</span></div>'
-        f"<h3>{prose(finding['message'] or '')}</h3>{advice}</div>"
+        f"{_message(finding['message'] or '')}{advice}</div>"
         f"{_numbers(finding)}{_where(finding['where'])}</li>"
     )
+
+
+def _message(message: str) -> str:
+    head, rest = split_lead(message)
+    return f"<h3>{prose(head)}</h3>" + (f"<p>{prose(rest)}</p>" if rest else "")
 
 
 def _numbers(finding: FindingItem) -> str:
     if finding["value"] is None and finding["expected"] is None:
         return ""
-    unit = f'<span class="unit">{html_text(finding["unit"])}</span>' if finding["unit"] else ""
+    unit = f'<p class="unit">{html_text(finding["unit"])}</p>' if finding["unit"] else ""
     return (
-        '<dl class="numbers">'
-        f"<div><dt>Measured</dt><dd>{html_number(finding['value'])}{unit}</dd></div>"
-        f'<div class="expected"><dt>Expected</dt><dd>{html_number(finding["expected"])}{unit}</dd></div></dl>'
+        '<div class="numbers"><dl>'
+        f"<div><dt>Measured</dt>{_number(finding['value'])}</div>"
+        f'<div class="expected"><dt>Expected</dt>{_number(finding["expected"])}</div></dl>{unit}</div>'
     )
+
+
+def _number(value: float | str | None) -> str:
+    css = ' class="words"' if isinstance(value, str) else ""
+    return f"<dd{css}>{html_number(value)}</dd>"
 
 
 def _where(names: list[str]) -> str:
@@ -107,7 +115,7 @@ def _where(names: list[str]) -> str:
     if len(names) <= SHOWN:
         return f'<div class="where"><p>Where: {" ".join(marks)}</p></div>'
     items = "".join(f"<li>{mark}</li>" for mark in marks)
-    lead = f"Where: {count(len(names), 'layer')}, from {marks[0]} to {marks[-1]}"
+    lead = f"Where: {marks[0]} … {marks[-1]}"
     return f'<div class="where"><details><summary>{lead}</summary><ul>{items}</ul></details></div>'
 
 
@@ -121,22 +129,20 @@ def prescription_section(section: PrescriptionSection) -> str:
     scale = section["input_scale"]
     scaled = "" if scale is None else f"<p>Multiply the inputs by <b>{html_number(scale, 4)}</b>.</p>"
     return (
-        f'<div class="card stack"><p class="summary">{prose(section["summary"] or "No summary was recorded.")}</p>'
+        f'<div class="card stack"><p class="summary">{prose(sentence(section["summary"]) or "No summary.")}</p>'
         f"{scaled}{_changes(section)}" + (f'<ul class="notes">{notes}</ul>' if notes else "") + "</div>"
     )
 
 
 def _changes(section: PrescriptionSection) -> str:
-    def kind(change: object) -> tuple[str, str]:
-        return (str(change["action"] or ""), str(change["detail"] or ""))  # type: ignore[index]
-
-    rows = []
-    for (action, detail), group in groupby(section["changes"], key=kind):  # runs of equal changes take one row
-        names = [change["name"] for change in group]
-        rows.append(
-            f'<tr><td data-label="Parameter">{_names(names)}</td><td data-label="Action">{prose(action)}</td>'
-            f'<td data-label="How">{prose(detail)}</td></tr>'
-        )
+    groups: dict[tuple[str, str], list[str]] = {}  # equal changes take one row, wherever they stand
+    for change in section["changes"]:
+        groups.setdefault((change["action"] or "", change["detail"] or ""), []).append(change["name"] or "")
+    rows = [
+        f'<tr><td data-label="Parameter">{_names(names)}</td><td data-label="Action">{prose(action)}</td>'
+        f'<td data-label="How">{prose(detail)}</td></tr>'
+        for (action, detail), names in groups.items()
+    ]
     if not rows:
         return ""
     return (

@@ -49,10 +49,10 @@ def print_findings(content: Content | Mapping[str, Any], console: Console | None
 def _table(findings: list[FindingItem]) -> Table:
     table = Table(box=box.HORIZONTALS, show_lines=True, expand=True, pad_edge=False, header_style="bold")
     table.add_column("Finding", ratio=1, overflow="fold")
-    table.add_column("Measured", justify="right", overflow="fold", min_width=8, max_width=13)
-    table.add_column("Expected", justify="right", overflow="fold", min_width=8, max_width=10)
+    table.add_column("Measured", justify="right", overflow="fold", min_width=8, max_width=12)
+    table.add_column("Expected", justify="right", overflow="fold", min_width=8, max_width=12)
     for finding in findings:
-        table.add_row(_words(finding), _value(finding["value"], finding["unit"]), _value(finding["expected"], None))
+        table.add_row(_words(finding), Text(number(finding["value"])), Text(number(finding["expected"])))
     return table
 
 
@@ -61,8 +61,10 @@ def _words(finding: FindingItem) -> Text:
     words = Text(f"{clean(severity)}  ", style=_STYLES.get(severity, "bold"), overflow="fold")
     words.append(clean(finding["message"] or ""), style="default not bold")
     words.append(f"\n{clean(finding['code'] or '')}", style="dim")
+    if finding["unit"] and finding["value"] is not None:
+        words.append(f", {clean(finding['unit'])}", style="dim")
     if finding["where"]:
-        words.append(f" in {_where(finding['where'])}", style="dim")
+        words.append(f"\nin {_where(finding['where'])}", style="dim")
     if finding["remedy"]:
         words.append("\n→ ", style="default not bold green")
         words.append(clean(finding["remedy"]), style="default not bold")
@@ -71,12 +73,4 @@ def _words(finding: FindingItem) -> Text:
 
 def _where(names: list[str]) -> str:
     shown = names if len(names) <= SHOWN else [*names[: SHOWN - 1], "…", names[-1]]
-    more = "" if len(names) <= SHOWN else f" ({len(names)} layers)"
-    return clean(", ".join(map(str, shown))) + more
-
-
-def _value(value: float | str | None, unit: str | None) -> Text:
-    text = Text(number(value))
-    if unit and value is not None:
-        text.append(f"\n{clean(unit)}", style="dim")
-    return text
+    return clean(", ".join(map(str, shown)))

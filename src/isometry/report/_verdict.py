@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isometry.report._content import Content, FindingItem
-from isometry.report._wording import count, joined
+from isometry.report._wording import count, joined, sentence, split_lead
 
 __all__ = ["ORDER", "headline", "ordered", "paragraph", "tone"]
 
@@ -83,7 +83,7 @@ def _found(content: Content) -> list[str]:
     nouns = {"error": ("error", None), "warning": ("warning", None), "info": ("remark", None)}
     listed = joined([count(amount, *nouns[severity]) for severity, amount in amounts.items() if amount])
     listed = listed or count(len(findings), "finding")
-    worst = _sentence(findings[0]["message"])
+    worst = sentence(split_lead(findings[0]["message"] or "")[0])
     if amounts["error"] + amounts["warning"] == 0:
         return [f"There is nothing to repair; {listed} below."]
     return [f"It shows {listed}.", worst if len(findings) == 1 or not worst else f"The gravest: {worst}"]
@@ -93,14 +93,10 @@ def _remedy(content: Content) -> str:
     prescription = content["prescription"]
     if prescription is None or not prescription["summary"]:
         return ""
-    return f"What to change: {_sentence(prescription['summary'])}"
+    summary = prescription["summary"]
+    return f"What to change: {summary}" + ("" if summary.rstrip()[-1:] in ".!?" else ".")
 
 
 def _proved(content: Content) -> str:
     proof = content["proof"]
-    return _sentence(proof["verdict"]) if proof is not None and proof["verdict"] else ""
-
-
-def _sentence(text: str | None) -> str:
-    text = (text or "").strip()
-    return text if not text or text[-1] in ".!?:" else f"{text}."
+    return sentence(proof["verdict"]) if proof is not None and proof["verdict"] else ""

@@ -7,7 +7,19 @@ import json
 import re
 from typing import Any
 
-__all__ = ["clean", "count", "html_number", "html_text", "joined", "number", "plot_text", "prose", "script_json"]
+__all__ = [
+    "clean",
+    "count",
+    "html_number",
+    "html_text",
+    "joined",
+    "number",
+    "plot_text",
+    "prose",
+    "script_json",
+    "sentence",
+    "split_lead",
+]
 
 MISSING = "–"
 
@@ -15,7 +27,9 @@ MISSING = "–"
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]?\d{1,3})(?![\w.]*\w)")
-_SUBSCRIPT = re.compile(r"([σξ])_([a-z])\b")
+_SUBSCRIPT = re.compile(r"(?<!\w)(σ|ξ|sigma|xi)_(w|b|c|q|grad)\b")
+_GREEK = {"sigma": "σ", "xi": "ξ"}
+_LEAD = re.compile(r"(?<=[^\s.]{3})([.;:])\s+(?=\S)")
 
 
 def clean(text: object) -> str:
@@ -47,9 +61,45 @@ def prose(text: object) -> str:
         '<code>a&lt;b</code> fell to 1.2&#8239;×&#8239;10<sup>−7</sup>'
     """
     parts = re.split(r"`([^`]+)`", html_text(text))
-    parts[::2] = [_SUBSCRIPT.sub(r"\1<sub>\2</sub>", _SCIENTIFIC.sub(_power, part)) for part in parts[::2]]
+    parts[::2] = [_SUBSCRIPT.sub(_symbol, _SCIENTIFIC.sub(_power, part)) for part in parts[::2]]
     parts[1::2] = [f"<code>{part}</code>" for part in parts[1::2]]
     return "".join(parts)
+
+
+def sentence(text: str | None) -> str:
+    """Give words a capital letter and a full stop, if they lack them.
+
+    Returns:
+        The sentence, or nothing.
+
+    Example:
+        >>> sentence("orthogonal weights"), sentence("`x` is zero."), sentence(None)
+        ('Orthogonal weights.', '`x` is zero.', '')
+    """
+    text = (text or "").strip()
+    return text if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?:" else ".")
+
+
+def split_lead(message: str) -> tuple[str, str]:
+    """Cut a message after its first clause, which alone is set in bold and stands in the verdict.
+
+    Returns:
+        The clause, with a full stop if something follows, and the rest, with a capital letter.
+
+    Example:
+        >>> split_lead("Inputs look alike: the share falls to 7e-15. Theory: 0.9 layers.")
+        ('Inputs look alike.', 'The share falls to 7e-15. Theory: 0.9 layers.')
+    """
+    cut = _LEAD.search(message)
+    if cut is None:
+        return message, ""
+    rest = message[cut.end() :]
+    return f"{message[: cut.start()]}.", rest[:1].upper() + rest[1:]
+
+
+def _symbol(match: re.Match[str]) -> str:
+    letter, index = match.groups()
+    return f"{_GREEK.get(letter, letter)}<sub>{index}</sub>"
 
 
 def _power(match: re.Match[str]) -> str:

@@ -125,6 +125,7 @@
     if (raw) { raw.addEventListener("toggle", showRaw); }
     window.addEventListener("beforeprint", function () { printing = true; restyle(); });
     window.addEventListener("afterprint", function () { printing = false; restyle(); });
-    requestAnimationFrame(function () { setTimeout(start, 0); });
+    // Two frames later the findings are on the screen.
+    requestAnimationFrame(function () { requestAnimationFrame(function () { setTimeout(start, 0); }); });
   });
 })();

@@ -6,7 +6,7 @@ from typing import Any
 
 from isometry.report._content import Content
 from isometry.report._figures._plot import Figure, Plot, curve, finite, heading, padded
-from isometry.report._figures._signal import HOVER, by_depth
+from isometry.report._figures._signal import HOVER, by_depth, efold
 from isometry.report._theme import SERIES
 from isometry.report._wording import number, plot_text
 
@@ -32,12 +32,14 @@ def correlation(content: Content) -> Plot | None:
     theory = [layer["correlation_theory"] for layer in layers]
     if finite(theory):
         data.append(curve(depth, theory, "theory", "theory", dash="dash", **text))
+    fold = efold("1 − c", section["measured_efold_forward"], section["xi_c"])
     figure: Figure = {
         "data": data,
         "layout": {
             "xaxis": {"title": {"text": "depth (layer)"}, "range": padded(depth[0], depth[-1])},
             "yaxis": {"range": [min(-0.03, *finite(values + theory)) - 0.02, 1.05]},
-            "annotations": [heading("Mean correlation between two inputs", y=1.0)],
+            "annotations": [heading("Mean correlation c of two inputs" + fold, y=1.0)],
+            "margin": {"t": 44},
         },
     }
     xi = section["xi_c"]

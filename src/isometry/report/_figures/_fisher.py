@@ -9,6 +9,8 @@ from isometry.report._wording import count, number
 
 __all__ = ["fisher"]
 
+ROUNDING = 1e-14  # of the largest eigenvalue: below that float64 arithmetic knows nothing
+
 
 def fisher(content: Content) -> Plot | None:
     """Draw the sorted eigenvalues on a log axis, the bounds on the largest one and 2 / lambda_max.
@@ -20,7 +22,9 @@ def fisher(content: Content) -> Plot | None:
     if section is None:
         return None
     values = sorted((v for v in section["eigenvalues"] if v is not None), reverse=True)
-    positive = [v for v in values if v > 0]
+    if not values:
+        return None
+    positive = [v for v in values if v > ROUNDING * max(values[0], 0.0)]
     if not positive:
         return None
     index = list(range(1, len(positive) + 1))
@@ -71,6 +75,9 @@ def _reading(section: FisherSection, values: list[float], positive: list[float])
         f"The largest of {count(len(values), 'eigenvalue')} is {number(largest)}: gradient descent with a step above "
         f"2/λ = {number(step)} is expected to diverge."
     ]
+    lost = len(values) - len(positive)
+    if lost:
+        sentences.append(f"{lost:,} of them {'is' if lost == 1 else 'are'} zero to rounding and not drawn.")
     rank = section["effective_rank"]
     if rank is not None:
         sentences.append(

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
-from isometry.report._content import Content, LayerItem, SignalSection
+from isometry.report._content import Content, LayerItem, Number, SignalSection
 from isometry.report._figures._plot import Figure, Plot, curve, finite, heading, log_axis, padded
 from isometry.report._theme import SERIES
 from isometry.report._wording import count, joined, number, plot_text
 
-__all__ = ["by_depth", "signal"]
+__all__ = ["HOVER", "by_depth", "efold", "signal"]
 
 HOVER = "%{text}<br>layer %{x}: %{y:.4~g}<extra>%{fullData.name}</extra>"
 
@@ -40,15 +41,9 @@ def signal(content: Content) -> Plot | None:
     backward = [layer["gradient_norm"] for layer in layers]
     if not finite(forward) and not finite(backward):
         return None
-    names = [plot_text(layer["name"]) for layer in layers]
-    data = _panel(depth, forward, [layer["q_theory"] for layer in layers], names, "y", legend=True)
-    data += _panel(depth, backward, [layer["gradient_theory"] for layer in layers], names, "y2", legend=False)
-    if section["q_star"]:
-        star = {"width": 1, "color": SERIES["chance"], "dash": "dot"}
-        data.append(
-            curve([depth[0], depth[-1]], [section["q_star"]] * 2, "q* (fixed point)", "chance", line=star)
-            | {"hovertemplate": "q* = %{y:.4~g}<extra></extra>"}
-        )
+    data = _panel(layers, depth, "q", "y") + _panel(layers, depth, "gradient_norm", "y2")
+    data += _fixed_point(section["q_star"], finite(forward, positive=True), depth)
+    squared = efold("its square", section["measured_efold_gradient"], section["xi_grad"])
     figure: Figure = {
         "data": data,
         "layout": {
@@ -56,82 +51,101 @@ def signal(content: Content) -> Plot | None:
             "yaxis": log_axis(_all(data, "y")) | {"domain": [0.57, 1]},
             "yaxis2": log_axis(_all(data, "y2")) | {"domain": [0, 0.41], "anchor": "x"},
             "annotations": [
-                heading("Forward: mean square q" + _efold(section, "forward"), y=1.0),
-                heading("Backward: gradient norm" + _efold(section, "gradient"), y=0.41),
+                heading("Forward: mean square q", y=1.0),
+                heading("Backward: gradient norm" + squared, y=0.41),
             ],
             "hovermode": "closest",
-            "margin": {"t": 44},
         },
     }
     return Plot("signal", "Signal and gradient by depth", figure, _reading(section, layers), height=520, wide=True)
 
 
-def _panel(
-    depth: list[int],
-    values: list[float | None],
-    theory: list[float | None],
-    names: list[str],
-    axis: str,
-    *,
-    legend: bool,
-) -> list[dict[str, Any]]:
-    common: dict[str, Any] = {"yaxis": axis, "text": names, "hovertemplate": HOVER}
-    shown = [v if v is not None and v > 0 else None for v in values]
-    measured = curve(depth, shown, "measured", "measured", legendgroup="measured", showlegend=legend, **common)
-    measured |= {"mode": "lines+markers", "marker": {"size": 5, "color": SERIES["measured"]}}
-    traces = [measured]
-    if finite(theory, positive=True):
-        predicted = [v if v is not None and v > 0 else None for v in theory]
-        traces.append(
-            curve(depth, predicted, "theory", "theory", dash="dash", legendgroup="theory", showlegend=legend, **common)
-        )
-    floor = min(finite(values, positive=True), default=1.0)
-    for label, symbol, hit in (
-        ("exactly zero", "triangle-down", [v == 0 for v in values]),
-        ("not finite or not measured", "x", [v is None for v in values]),
-    ):
-        marked = [i for i, is_hit in enumerate(hit) if is_hit]
-        if marked and len(marked) < len(values):
-            traces.append(
-                {
-                    "type": "scatter",
-                    "mode": "markers",
-                    "x": [depth[i] for i in marked],
-                    "y": [floor] * len(marked),
-                    "text": [names[i] for i in marked],
-                    "name": label,
-                    "yaxis": axis,
-                    "showlegend": legend,
-                    "marker": {"symbol": symbol, "size": 9, "color": SERIES["before"]},
-                    "hovertemplate": "%{text}<br>layer %{x}<extra>%{fullData.name}</extra>",
-                }
-            )
+def _panel(layers: list[LayerItem], depth: list[int], key: str, axis: str) -> list[dict[str, Any]]:
+    """Draw one quantity: a line through the weight layers, marks for normalizations, theory, and what a log axis hides.
+
+    Returns:
+        Plotly traces.
+    """
+    theory = "q_theory" if key == "q" else "gradient_theory"
+    rows: list[tuple[int, str, Number, Number, bool]] = [
+        (d, plot_text(row["name"]), row[key], row[theory], row["kind"] == "norm")  # type: ignore[literal-required]
+        for row, d in zip(layers, depth, strict=True)
+    ]
+    lined = [row for row in rows if not row[4]] or rows
+    size = 5 if len(lined) <= 150 else 3
+    marker = {"mode": "lines+markers", "marker": {"size": size, "color": SERIES["measured"]}}
+    traces = [_trace([(d, name, _drawable(v)) for d, name, v, _, _ in lined], "measured", "measured", axis) | marker]
+    predicted = [(d, name, _drawable(t)) for d, name, _, t, _ in rows if _drawable(t) is not None]
+    if predicted:
+        traces.append(_trace(predicted, "theory", "theory", axis, dash="dash"))
+    behind = [(d, name, v) for d, name, v, _, norm in rows if norm and _drawable(v)]
+    if behind and len(lined) < len(rows):
+        traces.append(_marks(behind, "after normalization", axis, "diamond-open", "after"))
+    floor = min(finite([v for _, _, v, _, _ in rows], positive=True), default=1.0)
+    zero = [(d, name, floor) for d, name, v, _, _ in rows if v == 0]
+    missing = [(d, name, floor) for d, name, v, _, _ in rows if v is None]
+    for label, symbol, hit in (("exactly zero", "triangle-down", zero), ("not finite or not measured", "x", missing)):
+        if hit and len(hit) < len(rows):
+            trace = _marks(hit, label, axis, symbol, "before")
+            traces.append(trace | {"hovertemplate": "%{text}<br>layer %{x}<extra>%{fullData.name}</extra>"})
     return traces
+
+
+def _drawable(value: Number) -> Number:
+    return value if value is not None and value > 0 else None
+
+
+def _trace(
+    points: Sequence[tuple[int, str, Number]], name: str, role: str, axis: str, dash: str | None = None
+) -> dict[str, Any]:
+    more: dict[str, Any] = {"yaxis": axis, "legendgroup": name, "showlegend": axis == "y", "hovertemplate": HOVER}
+    x, text, y = ([point[i] for point in points] for i in range(3))
+    return curve(x, y, name, role, dash=dash, text=text, **more)  # type: ignore[arg-type]
+
+
+def _marks(points: Sequence[tuple[int, str, Number]], name: str, axis: str, symbol: str, role: str) -> dict[str, Any]:
+    marker = {"symbol": symbol, "size": 9, "color": SERIES[role]}
+    return _trace(points, name, role, axis) | {"mode": "markers", "marker": marker}
+
+
+def _fixed_point(q_star: Number, measured: list[float], depth: list[int]) -> list[dict[str, Any]]:
+    """Draw q*, unless it lies so far below the signal that it would flatten the plot.
+
+    Returns:
+        One plotly trace, or none.
+    """
+    if not q_star or not measured or q_star < 1e-3 * min(measured):
+        return []
+    line = {"width": 1, "color": SERIES["chance"], "dash": "dot"}
+    trace = curve([depth[0], depth[-1]], [q_star] * 2, "q* (fixed point)", "chance", line=line)
+    return [trace | {"hovertemplate": "q* = %{y:.4~g}<extra></extra>"}]
 
 
 def _all(data: list[dict[str, Any]], axis: str) -> list[float | None]:
     return [y for trace in data if trace.get("yaxis", "y") == axis for y in trace["y"]]
 
 
-def _efold(section: SignalSection, which: str) -> str:
-    """Write the e-fold depth for a panel's heading.
+def efold(of: str, measured: Number, theory: Number) -> str:
+    """Write an e-fold depth for a panel's heading: short, since a phone shows about 45 letters.
 
     Returns:
-        Text that follows the heading, or nothing.
+        Text that follows the heading on a line of its own, or nothing.
     """
-    measured = section["measured_efold_forward" if which == "forward" else "measured_efold_gradient"]
-    predicted = section["xi_grad"] if which == "gradient" else None
-    parts = [] if measured is None else [f"{number(abs(measured), 2)} measured"]
-    parts += [] if predicted is None else [f"{number(abs(predicted), 2)} theory"]
-    return f"<br>e-fold depth: {', '.join(parts)}" if parts else ""
+    if measured is None and theory is None:
+        return ""
+    expected = "" if theory is None else f"theory {number(abs(theory))}"
+    if measured is None:
+        return f"<br>e-fold depth of {of}: {expected}"
+    return f"<br>e-fold depth of {of}: {number(abs(measured))}" + (f" ({expected})" if expected else "")
 
 
 def _reading(section: SignalSection, layers: list[LayerItem]) -> str:
+    lined = [layer for layer in layers if layer["kind"] != "norm"] or layers
     sentences = [
-        _travel("The signal's second moment", [layer["q"] for layer in layers], "from the first layer to the last"),
+        _travel("The signal's second moment", [layer["q"] for layer in lined], "from the first layer to the last"),
         _travel(
             "The gradient's norm",
-            [layer["gradient_norm"] for layer in layers][::-1],
+            [layer["gradient_norm"] for layer in lined][::-1],
             "from the last layer to the first",
         ),
     ]
@@ -145,6 +159,9 @@ def _reading(section: SignalSection, layers: list[LayerItem]) -> str:
     if section["xi_c"] is not None and section["xi_c"] > 0:
         reach = number(6 * section["xi_c"], 2)
         sentences.append(f"In theory the signal's geometry survives a depth of about 6 ξ_c = {reach} layers.")
+    units = [value for layer in layers for value in (layer["dead"], layer["saturated"]) if value is not None]
+    if units and not any(units):
+        sentences.append("No unit is dead or saturated.")
     sentences.append("Healthy is a flat line; a straight slope is exponential decay or growth.")
     return " ".join(sentence for sentence in sentences if sentence)
 

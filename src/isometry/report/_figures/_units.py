@@ -17,7 +17,7 @@ def units(content: Content) -> Plot | None:
     """Draw the fractions of dead and of saturated units against depth.
 
     Returns:
-        The plot, or None where neither was measured.
+        The plot, or None where neither was measured or there are none.
     """
     section = content["signal"]
     if section is None:
@@ -28,6 +28,8 @@ def units(content: Content) -> Plot | None:
     drawn = {what: values for what, values in shares.items() if finite(values)}
     if not drawn:
         return None
+    if all(value == 0 for values in drawn.values() for value in finite(values)):
+        return None  # the signal's reading says so; an empty plot says less
     top = max(sum(value or 0.0 for value in pair) for pair in zip(*drawn.values(), strict=True))
     data = [
         {
