@@ -23,6 +23,7 @@ class Entry:
         build: Makes the network; draws from torch's global generator, which `model` seeds.
         group: "tuned" if the rules were developed on it, "held-out" if they were not; "borderline" if its label turns
             with the seed, or with a third more or less depth: neither theory nor training settles such nets.
+        code: Whether the sickness lies in the model's code or in frozen values, where no initialization reaches it.
         data: Which variant of digits it is fed: "standard" or "raw" (0 to 255).
     """
 
@@ -30,6 +31,7 @@ class Entry:
     build: Build
     group: Group = "tuned"
     data: str = "standard"
+    code: bool = False
 
     @property
     def family(self) -> str:
@@ -50,8 +52,8 @@ class Entry:
 ZOO: dict[str, Entry] = {}
 
 
-def enter(name: str, build: Build, *, group: Group = "tuned", data: str = "standard") -> None:
+def enter(name: str, build: Build, *, group: Group = "tuned", data: str = "standard", code: bool = False) -> None:
     """Add a network to the zoo."""
     if name in ZOO:
         raise ValueError(f"the zoo has a {name!r} already; choose another name.")
-    ZOO[name] = Entry(name, build, group, data)
+    ZOO[name] = Entry(name, build, group, data, code)

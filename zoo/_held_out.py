@@ -34,7 +34,7 @@ enter("norm-batch-90-gelu", lambda: mlp(nn.GELU, 90, norm=nn.BatchNorm1d), group
 enter("norm-layer-12-sigmoid", lambda: mlp(nn.Sigmoid, 12, norm=nn.LayerNorm), group="held-out")
 enter("bug-detached-and-zero", lambda: spoiled(lambda m: [zero(8)(m), put(8, Detached)(m)], nn.Tanh), group="held-out")
 enter("bug-zero-middle-gelu", lambda: spoiled(zero(2, 4), nn.GELU), group="held-out")
-enter("bug-hardsigmoid-output", lambda: spoiled(put(9, nn.Hardsigmoid), nn.GELU), group="held-out")
+enter("bug-hardsigmoid-output", lambda: spoiled(put(9, nn.Hardsigmoid), nn.GELU), group="held-out", code=True)
 enter("bug-raw-gelu", lambda: mlp(nn.GELU, 4), group="held-out", data="raw")
 enter("bug-inf-weight", lambda: spoiled(lambda m: m[6].weight[0].fill_(torch.inf)), group="held-out")
 enter("bug-negative-bias-gelu", lambda: spoiled(lambda m: m[2].bias.fill_(-60.0), nn.GELU), group="held-out")

@@ -85,7 +85,7 @@ def test_print_names_verdict_findings_and_prescription(sick):
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: mlp(12),
+        lambda: mlp(8),
         lambda: nn.Sequential(nn.Linear(SIZE, 8), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.ReLU(), nn.Linear(8, CLASSES)),
         lambda: nn.Sequential(nn.Unflatten(1, (4, 4)), _Rows()),
     ],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from isometry._base import check_tensor, stream
 from isometry.tape import untouched
 from isometry.training import Likelihood, chance_loss, infer_likelihood
 
-__all__ = ["Case", "open_case"]
+__all__ = ["Case", "open_case", "reopen"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +98,20 @@ def open_case(
         _check_targets(out, y, dataset, kind)
     chance = math.nan if dataset is None else chance_loss(dataset.targets, kind, dataset.classes)
     return Case(measured, model, x, y, dataset, kind, out.shape[1], chance, seed, tuple(notes))
+
+
+def reopen(case: Case, model: nn.Module) -> Case:
+    """Put another model with the same interface in a case's place.
+
+    Args:
+        case: The case.
+        model: The model, say a prescribed copy.
+
+    Returns:
+        A case with the same batch.
+    """
+    notes: list[str] = []
+    return replace(case, model=_calibrated(model, case.x, notes), original=model, notes=tuple(notes))
 
 
 def _draw(

@@ -12,7 +12,7 @@ from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
 from isometry.diagnosis._prescription import Prescription
 from isometry.diagnosis._proof import Proof
-from isometry.diagnosis.rules._quantities import gradient_efolds, hidden_layers
+from isometry.diagnosis.rules._quantities import gradient_efolds, hidden_layers, reached
 from isometry.training import Curve
 
 __all__ = ["SCHEMA", "content"]
@@ -128,7 +128,7 @@ def _signal(evidence: Evidence) -> dict[str, Any] | None:
         "xi_c": None if p is None else p.xi_c,
         "xi_grad": None if p is None else p.xi_grad,
         "measured_efold_forward": _forward_efold(evidence),
-        "measured_efold_gradient": -(len(hidden) - 1) / folds if folds and math.isfinite(folds) else None,
+        "measured_efold_gradient": -(len(reached(evidence)) - 1) / folds if folds and math.isfinite(folds) else None,
     }
 
 

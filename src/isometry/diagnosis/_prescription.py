@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from isometry import init
 from isometry._base import Cost, Result, stopwatch
-from isometry.diagnosis._case import Case
+from isometry.diagnosis._case import Case, reopen
+from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
+from isometry.diagnosis._response import measure_response
+from isometry.diagnosis.rules import judge
 
 __all__ = ["INCURABLE", "Change", "Prescription", "write_prescription"]
 
@@ -58,6 +61,8 @@ class Prescription(Result):
         sigma_w: sigma_w of the hidden layers; None without an operating point.
         sigma_b: sigma_b of the hidden layers; None likewise.
         q_star: Second moment that is aimed at; None likewise.
+        remaining: Codes of the errors that a second look at the prescribed model still finds; empty if it is cured as
+            far as the rules can tell.
         seed: Seed of the draw: applying it again gives the same weights.
         cost: What it took.
     """
@@ -69,6 +74,7 @@ class Prescription(Result):
     sigma_w: float | None
     sigma_b: float | None
     q_star: float | None
+    remaining: tuple[str, ...]
     seed: int
     cost: Cost = field(default_factory=Cost)
     _options: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -140,21 +146,41 @@ def write_prescription(case: Case, findings: tuple[Finding, ...], *, q_star: flo
     """
     options: dict[str, Any] = {} if q_star is None else {"q_star": q_star}
     with stopwatch() as watch:
-        done = _initialize(copy.deepcopy(case.original), case.x, case.seed, options)
+        prescribed = copy.deepcopy(case.original)
+        done = _initialize(prescribed, case.x, case.seed, options)
+        remaining = _second_look(case, prescribed)
     return Prescription(
         summary=done.summary,
         changes=tuple(Change(r.name, r.action, _detail(r)) for r in done.rows),
         input_scale=done.input_scale,
-        notes=(*_incurable(findings), *done.notes),
+        notes=(*_verdict(remaining), *_incurable(findings), *done.notes),
         sigma_w=done.sigma_w,
         sigma_b=done.sigma_b,
         q_star=done.q_star,
+        remaining=remaining,
         seed=case.seed,
         cost=Cost(forward_passes=done.cost.forward_passes, seconds=watch.seconds),
         _options=options,
         _batch=case.x,
         _model=case.original,
     )
+
+
+def _second_look(case: Case, prescribed: nn.Module) -> tuple[str, ...]:
+    """Measure how the prescribed model responds, and ask the rules again.
+
+    Returns:
+        Codes of the errors that are left.
+    """
+    second = reopen(case, prescribed)
+    left = judge(Evidence(second, measure_response(second)))
+    return tuple(dict.fromkeys(f.code for f in left if f.severity == "error"))
+
+
+def _verdict(remaining: tuple[str, ...]) -> tuple[str, ...]:
+    if not remaining:
+        return ()
+    return (f"This initialization alone does not cure the model: {', '.join(remaining)} would remain.",)
 
 
 def _initialize(model: nn.Module, batch: Tensor | None, seed: int, options: dict[str, Any]) -> init.InitTable:

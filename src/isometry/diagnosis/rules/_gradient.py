@@ -8,7 +8,15 @@ from collections.abc import Iterator
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
 from isometry.diagnosis._response import ADAM_EPS, SMALL_STEP
-from isometry.diagnosis.rules._quantities import EFOLDS, WHERE, collapsed, gradient_efolds, hidden_layers, names
+from isometry.diagnosis.rules._quantities import (
+    EFOLDS,
+    WHERE,
+    collapsed,
+    gradient_efolds,
+    hidden_layers,
+    names,
+    reached,
+)
 
 __all__ = ["UNRULY", "gradient_scale", "no_gradient", "unreachable", "unruly_step", "vanished"]
 
@@ -24,10 +32,12 @@ def gradient_scale(evidence: Evidence) -> Iterator[Finding]:
         At most one finding.
     """
     folds = gradient_efolds(evidence)
-    layers = hidden_layers(evidence)
-    if math.isnan(folds) or abs(folds) <= EFOLDS or math.isinf(folds):
+    layers = reached(evidence)
+    if math.isnan(folds) or abs(folds) <= EFOLDS:
         return
     span = len(layers) - 1
+    hidden = len(hidden_layers(evidence))
+    silent = f"; it is exactly zero in the first {hidden - len(layers)}" if len(layers) < hidden else ""
     measured = span / abs(folds)
     grows = folds > 0
     p = evidence.prediction
@@ -42,7 +52,7 @@ def gradient_scale(evidence: Evidence) -> Iterator[Finding]:
         "error" if fatal else "warning",
         "exploding_gradient" if grows else "vanishing_gradient",
         f"The squared gradient {'grows' if grows else 'falls'} by one e-fold every {measured:.3g} layers on its way to "
-        f"the first of {len(layers)} hidden layers, {abs(folds):.3g} e-folds in all.{beside}",
+        f"the first of {hidden} hidden layers, {abs(folds):.3g} e-folds in all{silent}.{beside}",
         measured,
         None if xi is None else abs(xi),
         "layers per e-fold of the squared gradient",
@@ -174,7 +184,8 @@ def unreachable(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "info",
             "zero_gradient",
-            f"{len(still)} weights start with a gradient of exactly zero, behind or before layers that are zero.",
+            f"{len(still)} weights start with a gradient of exactly zero: zero layers stand before or behind them, or "
+            "it underflowed.",
             float(len(still)),
             0.0,
             "weights with zero gradient",

@@ -9,7 +9,7 @@ from isometry import measure
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._response import Response
 
-__all__ = ["EFOLDS", "WHERE", "collapsed", "gradient_efolds", "hidden_layers", "names"]
+__all__ = ["EFOLDS", "WHERE", "collapsed", "gradient_efolds", "hidden_layers", "names", "reached"]
 
 EFOLDS = 6.0  # the depth up to which mean-field networks train is 6 xi: a quantity may change by exp(6)
 WHERE = 12  # names that a finding lists
@@ -48,12 +48,21 @@ def gradient_efolds(evidence: Evidence) -> float:
     """Give how many e-folds the squared gradient grows from the last hidden layer back to the first.
 
     Returns:
-        Positive if it explodes, negative if it vanishes, minus infinity where nothing arrives; NaN if unknown.
+        Positive if it explodes, negative if it vanishes; NaN if unknown.
+    """
+    layers = reached(evidence)
+    if len(layers) < 3 or not all(math.isfinite(layer.gradient_norm) for layer in (layers[0], layers[-1])):
+        return math.nan
+    return 2 * (math.log(layers[0].gradient_norm) - math.log(layers[-1].gradient_norm))
+
+
+def reached(evidence: Evidence) -> list[measure.LayerSignal]:
+    """Give the hidden layers that a gradient reaches, from the first of them on.
+
+    Returns:
+        The layers; those before the first nonzero gradient, where it underflowed, are left out.
     """
     layers = hidden_layers(evidence)
-    if len(layers) < 3:
-        return math.nan
-    first, last = layers[0].gradient_norm, layers[-1].gradient_norm
-    if not (math.isfinite(first) and math.isfinite(last)) or last <= 0:
-        return math.nan
-    return 2 * math.log(first / last) if first > 0 else -math.inf
+    start = next((i for i, layer in enumerate(layers) if layer.gradient_norm > 0), len(layers))
+    layers = layers[start:]
+    return layers if layers and layers[-1].gradient_norm > 0 else []
