@@ -122,6 +122,15 @@ def test_input_scale_can_be_left_to_the_caller_as_in_the_paper():
     assert table.converged
 
 
+def test_without_data_the_first_layer_is_left_to_scaled_inputs():
+    model = reference_model("mlp:depth=5,width=80", in_shape=(20,), classes=10)
+    table = critical_(model, q_star=0.2, absorb_inputs=False, generator=seeded())
+    gain = torch.linalg.matrix_norm(model.hidden[0].linear.weight, 2).item()
+    assert gain == pytest.approx(table.sigma_w, rel=1e-4)
+    assert table.input_scale is None
+    assert "scale_inputs" in table["hidden.0.linear.weight"].why
+
+
 @pytest.mark.parametrize("name", ["relu", "sigmoid", "softplus", "gelu", "leaky-relu", "hardtanh", "sin"])
 def test_every_kind_of_activation_keeps_signal_and_gradient_at_depth_fifty(name):
     model = reference_model(f"mlp:depth=50,width=100,activation={name}", in_shape=(64,), classes=10, generator=seeded())

@@ -132,6 +132,8 @@ def _first(
         The gain, the inputs' mean to take away, the reason, the factor left to apply and the factor absorbed.
     """
     wanted = math.sqrt(max(point.q_star - point.sigma_b**2, 1e-12))
+    if x is None and not absorb:
+        return point.sigma_w, None, "expects inputs scaled to q*, as by scale_inputs", None, None
     if x is None:
         return wanted, None, "inputs taken to have mean square 1 per component; pass data= to measure it", None, None
     mean = _feature_mean(x, row) if absorb else None

@@ -73,7 +73,8 @@ def critical_(
         shift: Whether biases may move the operating point where criticality around zero does not exist (sigmoid,
             softplus) or cannot give isometry (ReLU in deep nets): "auto", "never" or "always".
         absorb_inputs: Put the inputs' scale and mean into the first layer of a chain. Otherwise the first layer is
-            exactly sigma_w Q, and the table's ``input_scale`` says what to multiply the inputs with.
+            exactly sigma_w Q, and the table's ``input_scale`` says what to multiply the inputs with; without data it
+            is None, and ``scale_inputs`` brings each sample to q*.
         generator: Source of the seed; each parameter draws from a stream of its own name, so adding or freezing
             another one does not change its draw.
 
