@@ -150,6 +150,32 @@ def test_activation_behind_a_sum_follows_no_layer():
     assert result.layers[0].activation is None
 
 
+@pytest.mark.parametrize("overwrites", [False, True])
+def test_activation_behind_a_layer_that_was_overwritten(overwrites):
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(5, 5)
+
+        def forward(self, x):
+            h = self.linear(x)
+            if overwrites:
+                h += 100
+            return torch.tanh(h)
+
+    result = measure.signal(Shifted().double(), batch())
+    assert result.activations[0].follows == (None if overwrites else "linear")
+    assert math.isnan(result["linear"].saturated) == overwrites
+
+
+def test_a_model_that_overwrites_its_input_leaves_the_callers_alone():
+    x = batch()
+    kept = x.clone()
+    result = measure.signal(nn.Sequential(nn.ReLU(inplace=True), nn.Linear(5, 2)).double(), x)
+    assert torch.equal(x, kept)
+    assert result.input_gradient_norm > 0
+
+
 def test_constant_units_and_zeroed_layer():
     model = mlp()
     nn.init.zeros_(model[2].weight)

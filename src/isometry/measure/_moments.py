@@ -136,27 +136,35 @@ def constant_units(units: Tensor) -> float:
     return (spread <= rounding * values.abs().amax(0)).double().mean().item()
 
 
-def range_risk(tensor: Tensor) -> RangeRisk:
+def range_risk(tensor: Tensor, divisor: float = 1.0) -> RangeRisk:
     """Count the elements that float16 or bfloat16 would lose.
 
     Args:
         tensor: Any floating-point tensor.
+        divisor: The elements are those of ``tensor / divisor``.
 
     Returns:
-        Shares of its elements.
+        Shares of the elements.
     """
-    size = tensor.detach().abs().double()
+    size = tensor.detach().abs()
+    size = size if size.dtype == torch.float64 else size.float()
+    if not size.numel():
+        return RangeRisk(math.nan, math.nan, math.nan, math.nan, math.nan)
 
-    def share(mask: Tensor) -> float:
-        return mask.double().mean().item() if mask.numel() else math.nan
+    def share(count: Tensor | int) -> float:
+        return int(count) / size.numel()
 
-    nonzero = size > 0
+    def above(limit: float) -> float:
+        return share((size > limit * divisor).sum()) if not largest <= limit * divisor else 0.0
+
+    largest = size.amax().item()  # NaN if any is, and then nothing is skipped
+    zeros = int((size == 0).sum())
     return RangeRisk(
-        underflow_fp16=share(nonzero & (size < _FP16.smallest_normal)),
-        underflow_bf16=share(nonzero & (size < _BF16.smallest_normal)),
-        overflow_fp16=share(size > _FP16.max),
-        overflow_bf16=share(size > _BF16.max),
-        zero=share(~nonzero & ~size.isnan()),
+        underflow_fp16=share((size < _FP16.smallest_normal * divisor).sum() - zeros),
+        underflow_bf16=share((size < _BF16.smallest_normal * divisor).sum() - zeros),
+        overflow_fp16=above(_FP16.max),
+        overflow_bf16=above(_BF16.max),
+        zero=share(zeros),
     )
 
 

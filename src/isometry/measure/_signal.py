@@ -89,10 +89,9 @@ def signal(
             )
         kinds = layer_kinds(model)
         traces = Watch(len(inputs), kinds)
-        # A copy, so that a model that works in place spoils neither the caller's tensor nor a leaf.
-        leaf = inputs.clone().requires_grad_(inputs.is_floating_point())
+        leaf = inputs.detach().requires_grad_(inputs.is_floating_point())
         with traces.attached(model):
-            output = call_model(model, leaf.clone())
+            output = call_model(model, leaf.clone())  # a copy, which a model that works in place may overwrite
         notes = _notes(model, traces)
         probe, losses = _losses(output, targets, generator)
         input_gradient, weights = _send_back(losses.sum(), leaf, model)
@@ -171,15 +170,18 @@ def _send_back(total: Tensor, leaf: Tensor, model: nn.Module) -> tuple[float, di
         return math.nan, {}
     gradients = torch.autograd.grad(total, [*inputs, *parameters], allow_unused=True)
     weights = {
-        id(p): (g.double().div(count).square().sum().item(), range_risk(g.double() / count))
+        id(p): ((_norm(g) / count) ** 2, range_risk(g, count))
         for p, g in zip(parameters, gradients[len(inputs) :], strict=True)
         if g is not None
     }
     if not inputs:
         return math.nan, weights
     first = gradients[0]
-    norm = 0.0 if first is None else math.sqrt(first.double().square().sum().item() / count)
-    return norm, weights
+    return 0.0 if first is None else _norm(first) / math.sqrt(count), weights
+
+
+def _norm(tensor: Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor.detach(), dtype=torch.float64).item())
 
 
 def _layer(trace: LayerTrace, weights: dict[int, tuple[float, RangeRisk]]) -> LayerSignal:

@@ -210,7 +210,7 @@ class Watch(TorchFunctionMode):
             finite = gradient.isfinite()
             trace.gradient_square = gradient.detach().double().square().sum().item() / self.samples
             trace.gradient_nonfinite = int((~finite).sum())
-            trace.gradients = range_risk(gradient.double() / self.samples)
+            trace.gradients = range_risk(gradient, self.samples)
             trace.order_back = self._returned
             self._returned += 1
 
