@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from isometry._base import MemoryBudgetError
 from isometry.linalg import golub_kahan, haar
+from isometry.linalg._extremes import Basis
 
 
 def gen(seed=0):
@@ -82,6 +83,22 @@ def test_copies_are_found_in_the_complement_of_the_first_krylov_space():
     # The control: the first Krylov space holds three directions, and only one copy of the 3.
     assert solve(a, count=2, max_steps=3).values.tolist() == pytest.approx([3, 2])
     assert solve(a, count=2).values.tolist() == pytest.approx([3, 3])
+
+
+def test_a_start_vector_in_the_null_space_is_survived():
+    # The first product is then rounding alone, which must not pass for the operator's norm.
+    a = torch.tensor([[1.8, 2.4], [0.0, 0.0], [2.4, 3.2]], dtype=torch.float64)  # (3, 0, 4) times (0.6, 0.8)
+    null = torch.tensor([[0.8, -0.6]], dtype=torch.float64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "isometry.linalg._golub_kahan.Basis.random_rows",
+            lambda basis, _, real=Basis.random_rows: (
+                null if basis.rank == 0 and basis.rows.shape[1] == 2 else real(basis, 1)
+            ),
+        )
+        result = solve(a, which="both")
+    assert result.values.tolist() == pytest.approx([5, 0], abs=1e-12)
+    assert result.converged
 
 
 def test_every_copy_of_a_zero_singular_value_is_found():

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isometry.linalg import haar
+from isometry.linalg import haar, haar_
+from isometry.linalg._haar import _multiply_out, _trapezoid
 
 DRAWS = 4000
 
@@ -64,8 +65,8 @@ def test_the_same_moments_refute_qr_without_the_sign_fix():
 def test_equals_the_qr_of_the_gaussian_matrix_that_the_reflectors_came_from():
     """The naive route: peel one Gaussian vector after another off with explicit reflections."""
     m, n = 7, 4
-    fast = haar(m, n, dtype=torch.float64, generator=gen(3))
     drawn = torch.randn(n, m, dtype=torch.float64, generator=gen(3))
+    fast = _multiply_out(drawn.clone(), 1.0)
     q = torch.eye(m, dtype=torch.float64)
     columns = torch.zeros(m, n, dtype=torch.float64)
     for i in range(n):
@@ -79,6 +80,28 @@ def test_equals_the_qr_of_the_gaussian_matrix_that_the_reflectors_came_from():
         q = q @ h
     factor, r = torch.linalg.qr(columns)
     assert torch.allclose(fast, factor * r.diagonal().sign(), atol=1e-12)
+
+
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (1, 5), (4, 4), (5, 5), (3, 7), (4, 7), (6, 7)])
+def test_every_drawn_number_is_used_at_most_once(n, m, monkeypatch):
+    def numbered(shape, **_):
+        return torch.arange(torch.Size(shape).numel(), dtype=torch.float32).view(shape)
+
+    monkeypatch.setattr("isometry.linalg._haar.standard_normal", numbered)
+    x = _trapezoid(2, n, m, torch.empty(1), None)
+    used = [float(x[b, i, j]) for b in range(2) for i in range(n) for j in range(i, m)]
+    assert len(set(used)) == len(used)
+
+
+def test_in_place_equals_pure_also_for_strided_and_chunked_output(monkeypatch):
+    want = haar(5, 3, batch=(4,), generator=gen())
+    strided = torch.empty(4, 3, 5).mT
+    assert haar_(strided, generator=gen()) is strided
+    assert torch.equal(strided, want)
+    monkeypatch.setattr("isometry.linalg._haar._CPU_CHUNK", 2 * 15)  # two matrices at a time
+    chunked = haar(5, 3, batch=(4,), dtype=torch.float64, generator=gen())
+    assert defect(chunked) < 1e-14
+    assert len({float(q[0, 0]) for q in chunked}) == 4
 
 
 @settings(deadline=None, max_examples=25)

@@ -117,8 +117,10 @@ def test_low_precision_is_worked_in_float32(dtype, method):
     assert torch.equal(result.factor, polar(a.float(), method=method).factor.to(dtype))
 
 
-def test_bfloat16_products_on_request():
-    a, q = known(16, 16, 0.3)
+@pytest.mark.parametrize("seed", range(5))
+def test_bfloat16_products_on_request(seed):
+    # Tuned sets without a margin run away here for most seeds: rounding of 0.4 % meets slopes of 26.
+    a, q = known(64, 64, 0.3, seed)
     out = orthogonalize(a.float(), coefficients="minimax", steps=8, compute_dtype=torch.bfloat16)
     assert out.dtype == torch.float32
     assert torch.equal(out, out.bfloat16().float())

@@ -239,6 +239,7 @@ class _Search:
         rest, coefficients = self.U.project_out(self.forward(v[0])[None])
         above = coefficients[0].to(device="cpu", dtype=torch.float64)
         alpha = float(torch.linalg.vector_norm(rest))
+        # Any product with a unit vector bounds the operator's norm from below.
         self.norm = max(self.norm, math.hypot(float(torch.linalg.vector_norm(above)), alpha))
         self.V.append(v)
         self.B = torch.cat([self.B, above[:, None]], dim=1)
@@ -252,13 +253,15 @@ class _Search:
         below[0, -1] = alpha
         self.B = torch.cat([self.B, below])
         self.products += 1
-        remainder, row = self.V.project_out(self.backward(u[0])[None])
+        product = self.backward(u[0])[None]
+        self.norm = max(self.norm, float(torch.linalg.vector_norm(product)))
+        remainder, row = self.V.project_out(product)
         self._check_transpose(row[0].to(device="cpu", dtype=torch.float64))
         return remainder, alpha
 
     def _check_transpose(self, row: Tensor) -> None:
         deviation = float((row - self.B[-1]).abs().max())
-        if deviation > 1e-2 * max(self.norm, float(row.abs().max())):
+        if deviation > 1e-2 * self.norm:
             raise ValueError(
                 f"rmatvec is not the transpose of matvec: u^T (A v) and (A^T u)^T v differ by {deviation:.1e} where "
                 f"the norm is {self.norm:.1e}; check that both belong to the same operator, without conjugation, "

@@ -94,9 +94,8 @@ def haar_(out: Tensor, *, scale: float = 1.0, generator: torch.Generator | None 
         chunk = max(1, (_CPU_CHUNK if out.is_cpu else _CHUNK) // (rows * cols))
         for first in range(0, len(flat), chunk):
             part = flat[first : first + chunk]
-            shape = (len(part), min(rows, cols), max(rows, cols))
-            drawn = standard_normal(shape, dtype=out.dtype, device=out.device, generator=generator)
-            tall = _multiply_out(drawn, scale)
+            x = _trapezoid(len(part), min(rows, cols), max(rows, cols), out, generator)
+            tall = _multiply_out(x, scale)
             # The factor is column-major, so its transpose is the cheaper one to store; for square matrices the law is
             # the same.
             part.copy_(tall if rows > cols else tall.mT)
@@ -105,17 +104,29 @@ def haar_(out: Tensor, *, scale: float = 1.0, generator: torch.Generator | None 
     return out
 
 
-def _multiply_out(gaussian: Tensor, scale: float) -> Tensor:
+def _trapezoid(count: int, n: int, m: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    # Independent N(0, 1) entries (i, j), j >= i, as float64 of shape (count, n, m), with anything below the diagonal.
+    # Rows i and n - 1 - i together use 2 m - n + 1 numbers, so half as many rows of that length are drawn: the first
+    # row of such a pair is read from the front, backwards, the second one from where the first one ends.
+    half, extra = (n + 1) // 2, m - n + 1
+    drawn = standard_normal((count, half, m + extra), dtype=like.dtype, device=like.device, generator=generator)
+    x = torch.empty(count, n, m, dtype=torch.float64, device=like.device)
+    x[:, :half] = drawn[..., :m].flip(-1)
+    x[:, half:] = drawn[:, : n - half, extra:].flip(-2)
+    return x
+
+
+def _multiply_out(x: Tensor, scale: float) -> Tensor:
     """Turn Gaussian rows into reflectors and multiply these out.
 
     Args:
-        gaussian: Shape ``(*batch, n, m)``, n <= m; of row i only the entries from i on are used.
+        x: Shape ``(*batch, n, m)``, float64, n <= m; of row i only the entries from i on are used; overwritten.
         scale: Factor on the output.
 
     Returns:
         float64, shape ``(*batch, m, n)``, orthonormal columns times ``scale``.
     """
-    x = gaussian.to(torch.float64).triu_()
+    x.triu_()
     # Far below any entry drawn, so it only matters for a vector of zeros, which it makes a multiple of e_1.
     head = x.diagonal(dim1=-2, dim2=-1).add_(1e-150)
     # LAPACK's convention: H = 1 - tau v v^T with v_1 = 1 maps x onto -beta e_1, beta = sign(x_1) |x|.

@@ -226,7 +226,8 @@ class _Search:
         self.basis.append(q)
         rest, coefficients = self.basis.project_out(products)
         h = coefficients.to(device="cpu", dtype=torch.float64)
-        self.norm = max(self.norm, float(torch.linalg.vector_norm(h, dim=1).max()))
+        # Any product with a unit vector bounds the operator's norm from below.
+        self.norm = max(self.norm, float(torch.linalg.vector_norm(products, dim=1).max()))
         self._check_symmetry(h, coupling, old)
 
         grown = torch.zeros(self.basis.rank, self.basis.rank, dtype=torch.float64)
