@@ -57,6 +57,7 @@ class Chromium:
         self._buffer = b""
         self._id = 0
         self._session: str | None = None
+        self._url = ""
         self.events: list[dict[str, Any]] = []
         target = self._pages()[0]["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -130,7 +131,8 @@ class Chromium:
         )
         self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
         self.prefer(dark=dark)
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self._url = path.resolve().as_uri()
+        self.call("Page.navigate", url=self._url)
         for _ in range(600):
             state = self.run("document.readyState === 'complete' && document.documentElement.dataset.plots")
             if state in {"drawn", "failed"}:
@@ -165,7 +167,7 @@ class Chromium:
     def requests(self) -> list[str]:
         """The addresses requested since the page was opened, the page's own and data: URLs left out."""
         urls = [e["params"]["request"]["url"] for e in self.events if e["method"] == "Network.requestWillBeSent"]
-        return [url for url in urls[1:] if not url.startswith("data:")]
+        return [url for url in urls if url != self._url and not url.startswith("data:")]
 
     def screenshot(self, path: Path, *, whole: bool = True) -> None:
         size = self.call("Page.getLayoutMetrics")["cssContentSize"]

@@ -227,12 +227,12 @@ def _sick() -> dict[str, Any]:
             "summary": "orthogonal weights at the critical point sigma_w = 1.0157, sigma_b = 0.0022 (q* = 1/64), "
             "inputs multiplied by 0.845",
             "changes": [
-                {"name": f"layers.{2 * i}.weight", "action": "set", "detail": "orthogonal, gain 1.0157"}
+                change
                 for i in range(100)
-            ]
-            + [
-                {"name": f"layers.{2 * i}.bias", "action": "set", "detail": "normal, sigma_b 0.0022"}
-                for i in range(100)
+                for change in (
+                    {"name": f"layers.{2 * i}.weight", "action": "set", "detail": "orthogonal, sigma_w = 1.0157"},
+                    {"name": f"layers.{2 * i}.bias", "action": "set", "detail": "gaussian, sigma_b = 0.0022"},
+                )
             ]
             + [{"name": "layers.200.weight", "action": "set", "detail": "orthogonal, gain 1.0 (output layer)"}],
             "input_scale": 0.845,

@@ -94,7 +94,7 @@ def test_signal_shows_both_directions_with_theory_and_e_folds(sick):
     assert measured[1]["y"][0] == pytest.approx(sick["signal"]["layers"][0]["gradient_norm"], rel=1e-4)
     layout = plot.figure["layout"]
     assert layout["yaxis"]["type"] == layout["yaxis2"]["type"] == "log"
-    assert "e-fold depth of its square: 0.95 (theory 0.92)" in layout["annotations"][1]["text"]
+    assert "e-fold depth of g²: 0.95 (theory 0.92)" in layout["annotations"][1]["text"]
     assert "falls from" in plot.reading
     assert "24 powers of ten" in plot.reading
 
@@ -106,7 +106,7 @@ def test_zero_and_missing_values_are_marked_on_the_log_axis(sick):
     assert named(plot, "exactly zero")["x"] == [4]
     assert named(plot, "not finite or not measured")["x"] == [6]
     assert named(plot, "measured")["y"][3] is None
-    assert "There are 1 layer with no signal at all and 1 layer with NaN or infinity." in plot.reading
+    assert "There is 1 layer with no signal at all and 1 layer with NaN or infinity." in plot.reading
 
 
 def test_normalizations_are_marks_beside_the_line_through_the_weight_layers():
@@ -244,3 +244,38 @@ def test_long_runs_are_thinned_and_broken_ones_told():
 def test_the_fisher_figure_of_a_large_net_stays_small():
     values = np.exp(np.random.default_rng(0).normal(-5, 3, 1000))
     assert len(json.dumps(fisher(tidy({"fisher": {"eigenvalues": values}})).figure)) < 20_000
+
+
+def test_a_signal_that_jumps_or_never_arrives_is_told():
+    q = [1.0, 80.0, 0.001, 1.2]
+    rows = [{"name": f"{i}", "depth": i + 1, "q": v, "gradient_norm": 0.0 if i < 2 else 1.0} for i, v in enumerate(q)]
+    plot = signal(tidy({"signal": {"layers": rows}}))
+    assert "jumps between 0.001 and 80 from the first layer to the last" in plot.reading
+    assert "There are 2 layers with no gradient at all." in plot.reading
+    in_legend = [trace["name"] for trace in plot.figure["data"] if trace["showlegend"]]
+    assert in_legend == ["measured", "exactly zero"]
+
+
+def test_a_panel_without_a_finite_value_says_so():
+    rows = [{"name": "a", "depth": 1, "q": 1.0, "gradient_norm": math.nan}, {"name": "b", "depth": 2, "q": 1.0}]
+    heading = signal(tidy({"signal": {"layers": rows}})).figure["layout"]["annotations"][1]["text"]
+    assert heading == "Backward: gradient norm g: no finite value"
+
+
+def test_no_dead_unit_no_empty_plot(sick):
+    layers = [dict(layer, saturated=0.0, dead=0.0) for layer in sick["signal"]["layers"]]
+    content = tidy({"signal": {"layers": layers}})
+    assert units(content) is None
+    assert "No unit is dead or saturated." in signal(content).reading
+
+
+def test_a_single_critical_point_is_a_mark():
+    grid = {"sigma_w": [1.0, 2.0], "sigma_b": [0.0, 0.1], "chi": [[0.5, 2.0], [0.5, 2.0]]}
+    plot = phase(tidy({"phase": grid | {"critical": {"sigma_w": [1.4142], "sigma_b": [0.0]}}}))
+    assert named(plot, "critical, χ = 1")["mode"] == "markers"
+
+
+def test_eigenvalues_at_rounding_level_are_counted_not_drawn():
+    plot = fisher(tidy({"fisher": {"eigenvalues": [0.3, 0.2, 1e-17, -2e-17]}}))
+    assert named(plot, "eigenvalues")["y"] == [0.3, 0.2]
+    assert "2 of them are zero to rounding and not drawn." in plot.reading

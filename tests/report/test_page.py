@@ -152,10 +152,23 @@ def test_ids_are_unique_and_references_lead_somewhere(sick):
             assert attributes["href"][1:] in ids
 
 
-def test_runs_of_equal_changes_take_one_row(sick):
+def test_equal_changes_take_one_row(sick):
     table = sick[sick.index("Prescribed changes") : sick.index("</table>", sick.index("Prescribed changes"))]
     assert table.count("<tr>") == 1 + 3
     assert "layers.0.weight</code> … <code>layers.198.weight</code> (100)" in table
+
+
+def test_a_finding_without_a_norm_shows_its_value_alone():
+    finding = {"severity": "info", "code": "step_size", "message": "m", "value": 7.65, "expected": None}
+    html = report.render({"findings": [finding]})
+    assert "<dt>Measured</dt><dd>7.65" in html
+    assert "Expected" not in html
+
+
+def test_only_the_first_clause_of_a_message_is_a_heading():
+    html = report.render({"findings": [{"severity": "error", "code": "c", "message": "It dies: q = 1e-9. See below."}]})
+    assert "<h3>It dies.</h3><p>q = 1&#8239;×&#8239;10<sup>−9</sup>. See below.</p>" in html
+    assert "It shows 1 error. It dies.</p>" in html
 
 
 def test_sizes():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isometry.report import _wording
-from isometry.report._wording import clean, html_number, html_text, number, plot_text, prose, script_json
+from isometry.report._wording import clean, html_number, html_text, number, plot_text, prose, script_json, split_lead
 from tests.report.samples import HOSTILE
 
 
@@ -117,3 +117,18 @@ def test_counts_and_lists():
         "a and b",
         "a, b and c",
     ]
+
+
+@pytest.mark.parametrize(
+    ("message", "head", "rest"),
+    [
+        ("Inputs look alike: the share falls.", "Inputs look alike.", "The share falls."),
+        ("One sentence with 0.5 in it.", "One sentence with 0.5 in it.", ""),
+        ("First one. `x` second; third.", "First one.", "`x` second; third."),
+        ("It dies; q = 0 there.", "It dies.", "q = 0 there."),
+        ("It dies: fc1.weight is zero.", "It dies.", "fc1.weight is zero."),
+        ("", "", ""),
+    ],
+)
+def test_a_message_is_cut_after_its_first_clause(message, head, rest):
+    assert split_lead(message) == (head, rest)

@@ -99,8 +99,14 @@ def _numbers(finding: FindingItem) -> str:
     return (
         '<div class="numbers"><dl>'
         f"<div><dt>Measured</dt>{_number(finding['value'])}</div>"
-        f'<div class="expected"><dt>Expected</dt>{_number(finding["expected"])}</div></dl>{unit}</div>'
+        f"{_expected(finding['expected'])}</dl>{unit}</div>"
     )
+
+
+def _expected(value: float | str | None) -> str:
+    if value is None:  # not every finding has a norm: the largest stable step size is what it is
+        return ""
+    return f'<div class="expected"><dt>Expected</dt>{_number(value)}</div>'
 
 
 def _number(value: float | str | None) -> str:

@@ -77,7 +77,16 @@ def sentence(text: str | None) -> str:
         ('Orthogonal weights.', '`x` is zero.', '')
     """
     text = (text or "").strip()
-    return text if not text else text[0].upper() + text[1:] + ("" if text[-1] in ".!?:" else ".")
+    return text if not text else _capital(text) + ("" if text[-1] in ".!?:" else ".")
+
+
+def _capital(text: str) -> str:
+    """Begin with a capital letter, unless the sentence begins with a symbol (``q = 1``) or a name (``fc1.weight``).
+
+    Returns:
+        The text.
+    """
+    return text[0].upper() + text[1:] if re.match(r"(a|[a-z]{2,})(,| (?![=<>]))", text) else text
 
 
 def split_lead(message: str) -> tuple[str, str]:
@@ -94,7 +103,7 @@ def split_lead(message: str) -> tuple[str, str]:
     if cut is None:
         return message, ""
     rest = message[cut.end() :]
-    return f"{message[: cut.start()]}.", rest[:1].upper() + rest[1:]
+    return f"{message[: cut.start()]}.", _capital(rest)
 
 
 def _symbol(match: re.Match[str]) -> str:

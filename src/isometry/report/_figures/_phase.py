@@ -41,10 +41,11 @@ def phase_plot(section: PhaseSection) -> Plot | None:
         data.append(
             {
                 "type": "scatter",
-                "mode": "lines",
+                "mode": "lines" if len(critical["sigma_w"]) > 1 else "markers",  # relu's is a single point
+                "marker": {"size": 11, "symbol": "star", "color": SERIES["critical"]},
                 "x": critical["sigma_w"],
                 "y": critical["sigma_b"],
-                "name": "critical line, χ = 1",
+                "name": "critical, χ = 1",
                 "line": {"color": SERIES["critical"], "width": 3},
                 "hovertemplate": "σ<sub>w</sub> %{x:.4~g}, σ<sub>b</sub> %{y:.4~g}<extra>critical</extra>",
             }

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from isometry.report._content import Content, LayerItem, Number, SignalSection
 from isometry.report._figures._plot import Figure, Plot, curve, finite, heading, log_axis, padded
+from isometry.report._figures._signal_reading import reading
 from isometry.report._theme import SERIES
-from isometry.report._wording import count, joined, number, plot_text
+from isometry.report._wording import number, plot_text
 
 __all__ = ["HOVER", "by_depth", "efold", "signal"]
 
@@ -42,8 +42,12 @@ def signal(content: Content) -> Plot | None:
     if not finite(forward) and not finite(backward):
         return None
     data = _panel(layers, depth, "q", "y") + _panel(layers, depth, "gradient_norm", "y2")
+    named: set[str] = set()
+    for trace in data:  # one entry in the legend for both panels
+        trace["showlegend"] = trace["name"] not in named
+        named.add(trace["name"])
     data += _fixed_point(section["q_star"], finite(forward, positive=True), depth)
-    squared = efold("its square", section["measured_efold_gradient"], section["xi_grad"])
+    squared = efold("g²", section["measured_efold_gradient"], section["xi_grad"])
     figure: Figure = {
         "data": data,
         "layout": {
@@ -51,13 +55,13 @@ def signal(content: Content) -> Plot | None:
             "yaxis": log_axis(_all(data, "y")) | {"domain": [0.57, 1]},
             "yaxis2": log_axis(_all(data, "y2")) | {"domain": [0, 0.41], "anchor": "x"},
             "annotations": [
-                heading("Forward: mean square q", y=1.0),
-                heading("Backward: gradient norm" + squared, y=0.41),
+                heading("Forward: mean square q" + _absent(forward), y=1.0),
+                heading("Backward: gradient norm g" + _absent(backward) + squared, y=0.41),
             ],
             "hovermode": "closest",
         },
     }
-    return Plot("signal", "Signal and gradient by depth", figure, _reading(section, layers), height=520, wide=True)
+    return Plot("signal", "Signal and gradient by depth", figure, reading(section, layers), height=520, wide=True)
 
 
 def _panel(layers: list[LayerItem], depth: list[int], key: str, axis: str) -> list[dict[str, Any]]:
@@ -91,6 +95,10 @@ def _panel(layers: list[LayerItem], depth: list[int], key: str, axis: str) -> li
     return traces
 
 
+def _absent(values: list[Number]) -> str:
+    return "" if finite(values) else ": no finite value"
+
+
 def _drawable(value: Number) -> Number:
     return value if value is not None and value > 0 else None
 
@@ -98,7 +106,7 @@ def _drawable(value: Number) -> Number:
 def _trace(
     points: Sequence[tuple[int, str, Number]], name: str, role: str, axis: str, dash: str | None = None
 ) -> dict[str, Any]:
-    more: dict[str, Any] = {"yaxis": axis, "legendgroup": name, "showlegend": axis == "y", "hovertemplate": HOVER}
+    more: dict[str, Any] = {"yaxis": axis, "legendgroup": name, "hovertemplate": HOVER}
     x, text, y = ([point[i] for point in points] for i in range(3))
     return curve(x, y, name, role, dash=dash, text=text, **more)  # type: ignore[arg-type]
 
@@ -137,44 +145,3 @@ def efold(of: str, measured: Number, theory: Number) -> str:
     if measured is None:
         return f"<br>e-fold depth of {of}: {expected}"
     return f"<br>e-fold depth of {of}: {number(abs(measured))}" + (f" ({expected})" if expected else "")
-
-
-def _reading(section: SignalSection, layers: list[LayerItem]) -> str:
-    lined = [layer for layer in layers if layer["kind"] != "norm"] or layers
-    sentences = [
-        _travel("The signal's second moment", [layer["q"] for layer in lined], "from the first layer to the last"),
-        _travel(
-            "The gradient's norm",
-            [layer["gradient_norm"] for layer in lined][::-1],
-            "from the last layer to the first",
-        ),
-    ]
-    zero = sum(1 for layer in layers if layer["q"] == 0)
-    broken = sum(1 for layer in layers if layer["nonfinite"])
-    notes = [
-        f"{count(n, 'layer')} with {what}" for n, what in ((zero, "no signal at all"), (broken, "NaN or infinity")) if n
-    ]
-    if notes:
-        sentences.append(f"There {'is' if zero + broken == 1 else 'are'} {joined(notes)}.")
-    if section["xi_c"] is not None and section["xi_c"] > 0:
-        reach = number(6 * section["xi_c"], 2)
-        sentences.append(f"In theory the signal's geometry survives a depth of about 6 ξ_c = {reach} layers.")
-    units = [value for layer in layers for value in (layer["dead"], layer["saturated"]) if value is not None]
-    if units and not any(units):
-        sentences.append("No unit is dead or saturated.")
-    sentences.append("Healthy is a flat line; a straight slope is exponential decay or growth.")
-    return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _travel(what: str, values: list[float | None], way: str) -> str:
-    drawn = finite(values, positive=True)
-    if len(drawn) < 2:
-        return ""
-    first, last = drawn[0], drawn[-1]
-    decades = math.log10(last / first)
-    if abs(decades) < 0.5:
-        return f"{what} stays near {number(first, 2)} {way}."
-    verb = "falls" if decades < 0 else "grows"
-    return (
-        f"{what} {verb} from {number(first, 2)} to {number(last, 2)} {way}, by {number(abs(decades), 2)} powers of ten."
-    )

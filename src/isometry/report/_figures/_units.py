@@ -65,7 +65,7 @@ def _reading(drawn: dict[str, list[float | None]], names: list[str]) -> str:
         if worst == 0:
             sentences.append(f"No unit is {what}.")
         else:
-            beyond = f"{count(hit, 'layer')} of {len(values)} exceed" if hit else "no layer exceeds"
+            beyond = f"{count(hit, 'layer')} of {len(finite(values))} exceed" if hit else "no layer exceeds"
             if hit == 1:
                 beyond = "one layer exceeds"
             sentences.append(
