@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
+BENCH  := $(VENV)-bench
 STAMP  := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
@@ -39,8 +40,21 @@ docs: $(STAMP)   ## Build the documentation into site/, links checked
 papers: $(STAMP) ## Re-run every paper's claims at smoke scale
 	$(BIN)/isometry papers verify
 
+bench: $(STAMP)-bench ## Measure speed against peers in the same run; writes benchmarks/results/
+	for file in orthogonal jacobian fisher diagnose; do $(BENCH)/bin/python benchmarks/$$file.py || exit 1; done
+
+# The peers ask for torchvision, which would bring another torch along; they do not need it for what is measured here.
+$(STAMP)-bench: pyproject.toml constraints.txt
+	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  einops einconv unfoldNd linear_operator opt-einsum tqdm jaxtyping
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  backpack-for-pytorch curvlinops-for-pytorch nngeometry pyhessian
+	@touch $@
+
 zoo: $(STAMP)    ## Diagnose, cure and train the zoo; writes zoo/results.json and docs/zoo.md
 	$(BIN)/python -m zoo.run
 
 clean:           ## Remove the virtual environment and everything that was made
-	rm -rf $(VENV) report site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(BENCH) report site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
