@@ -115,23 +115,44 @@ def peak_tensor_bytes(run: Callable[[], Any]) -> int:
     return tally.peak
 
 
+_MEASURED = """
+import json, pathlib, resource, runpy, sys, torch
+names = runpy.run_path(sys.argv[1], run_name="_measured")
+torch.set_num_threads(int(sys.argv[4]))
+torch.ones(64, 64) @ torch.ones(64, 64)
+
+def high_water():
+    try:
+        status = pathlib.Path("/proc/self/status").read_text()
+        return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+try:  # forget the imports' own peak
+    pathlib.Path("/proc/self/clear_refs").write_text("5")
+except OSError:
+    pass
+before = high_water()
+names[sys.argv[2]](*json.loads(sys.argv[3]))
+print(high_water() - before)
+"""
+
+
 def peak_rss(script: str | Path, function: str, *arguments: Any, timeout: float = 600) -> int:
     """Run ``function(*arguments)`` of a script in a fresh process; bytes of resident memory above the start.
 
-    The start is taken after the script's imports and a first small product (which loads the BLAS). What needs less
-    than those imports did at their own peak reads as 0.
+    The start is taken after the script's imports and a first small product (which loads the BLAS). Where the system
+    cannot forget the imports' own peak (anything but Linux), what needs less than that peak reads as 0.
     """
-    code = (
-        "import json, resource, runpy, sys, torch\n"
-        "names = runpy.run_path(sys.argv[1], run_name='_measured')\n"
-        "torch.set_num_threads(int(sys.argv[4]))\n"
-        "torch.ones(64, 64) @ torch.ones(64, 64)\n"
-        "unit = 1 if sys.platform == 'darwin' else 1024\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "names[sys.argv[2]](*json.loads(sys.argv[3]))\n"
-        "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * unit)\n"
-    )
-    command = [sys.executable, "-c", code, str(script), function, json.dumps(arguments), str(torch.get_num_threads())]
+    command = [
+        sys.executable,
+        "-c",
+        _MEASURED,
+        str(script),
+        function,
+        json.dumps(arguments),
+        str(torch.get_num_threads()),
+    ]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=timeout, env={**os.environ, "PYTHONPATH": path}, check=False
