@@ -40,11 +40,11 @@ docs: $(STAMP)   ## Build the documentation into site/, links checked
 papers: $(STAMP) ## Re-run every paper's claims at smoke scale
 	$(BIN)/isometry papers verify
 
-bench: $(STAMP)-bench ## Measure speed against peers in the same run; writes benchmarks/results/
+bench: $(BENCH)/.stamp ## Measure speed against peers in the same run; writes benchmarks/results/
 	for file in orthogonal jacobian fisher diagnose; do $(BENCH)/bin/python benchmarks/$$file.py || exit 1; done
 
 # The peers ask for torchvision, which would bring another torch along; they do not need it for what is measured here.
-$(STAMP)-bench: pyproject.toml constraints.txt
+$(BENCH)/.stamp: pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
