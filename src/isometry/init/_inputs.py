@@ -47,8 +47,8 @@ def scale_inputs(
 
     Example:
         >>> x = scale_inputs(torch.randn(5, 64), q_star=1 / 64, sigma_w=1.0, fan_out=100)
-        >>> [round(float(n), 3) for n in x.square().sum(1)]  # 100 / 64
-        [1.562, 1.562, 1.562, 1.562, 1.562]
+        >>> [round(float(n), 2) for n in x.square().sum(1)]  # 100 / 64
+        [1.56, 1.56, 1.56, 1.56, 1.56]
 
     References:
         P. A. Sokol, I. M. Park, Information geometry of orthogonal initializations and training, ICLR 2020.
