@@ -59,9 +59,11 @@ def test_layers_and_products_agree_with_the_dense_matrix(name):
     f = measure.fisher(model, x)
     dense = dense_fisher(model, x)
     vector = torch.randn(f.size, dtype=torch.float64)
-    assert torch.allclose(
-        f.matvec(vector), dense @ vector, atol=1e-10 * float(spectrum(dense)[0]) * float(vector.norm())
-    )
+    for keep in (False, True, True):
+        product = f.matvec(vector, keep_graph=keep)
+        assert ("products" in f._cache) is keep
+        allowed = 1e-10 * float(spectrum(dense)[0]) * float(vector.norm())
+        assert torch.allclose(product, dense @ vector, rtol=0, atol=allowed)
     start = 0
     blocks = {}
     for parameter, value in model.named_parameters():

@@ -95,7 +95,7 @@ class Setup:
         )
         rows = size * (widest * (2 * item + 8) + again * (item + 8))
         formed = CHUNK_BYTES if self.plan.general or any(c.kind != "linear" for c in calls) else 0
-        return 2 * 8 * size * size + 8 * size * -(-size // 3) + activations + rows + formed
+        return 2 * 8 * size * size + 8 * size * min(size, max(n, 128)) + activations + rows + formed
 
     def check_dense(self, budget: int | None) -> int:
         """Refuse a dual that is over the budget.

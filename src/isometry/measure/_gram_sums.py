@@ -13,7 +13,8 @@ from torch import Tensor
 
 __all__ = ["DenseFeatures", "Features", "FullGram", "GramSum", "SampleGrams", "TokenFeatures"]
 
-_BLOCK_BYTES = 32 * 1024**2  # of one temporary block; larger ones were not faster
+_BLOCK_BYTES = 32 * 1024**2  # of one temporary block of position pairs; larger ones were not faster
+_ROWS = 128
 
 
 class Features(Protocol):
@@ -118,10 +119,10 @@ class FullGram:
         self.directions, self.samples = directions, samples
         size = directions * samples
         self.matrix = torch.zeros(size, size, dtype=torch.float64, device=device)
-        self.step = samples * max(1, min(-(-directions // 3), _BLOCK_BYTES // (8 * size * samples)))
-        if directions == 1:
-            self.step = max(1, min(-(-samples // 3), _BLOCK_BYTES // (8 * size)))
+        # Blocks of about _ROWS rows: enough for the products' speed, and the less above the diagonal is wasted.
+        self.step = min(max(1, _ROWS // samples), directions) * samples if directions > 1 else min(_ROWS, samples)
         self._buffer: Tensor | None = None
+        self._wide: Tensor | None = None
 
     def restart(self) -> None:
         """Forget everything that was added."""
@@ -171,7 +172,7 @@ class FullGram:
         n = self.samples
         everyone = slice(0, n)
         weights = features.products(everyone, everyone).reshape(n, n)
-        flat = back.double().reshape(len(self.matrix), -1)
+        flat = self._widened(back).view(len(self.matrix), -1)
         for start, stop in self._blocks():
             buffer = self._scratch(stop - start, stop)
             torch.mm(flat[start:stop], flat[:stop].T, out=buffer)
@@ -186,6 +187,16 @@ class FullGram:
         if self._buffer is None:
             self._buffer = self.matrix.new_empty(self.step * len(self.matrix))
         return self._buffer[: rows * columns].view(rows, columns)
+
+    def _widened(self, rows: Tensor) -> Tensor:
+        """Copy to float64, into memory that is kept: a fresh piece for every layer costs more than the copy.
+
+        Returns:
+            A float64 tensor of the same shape, good until the next call.
+        """
+        if self._wide is None or self._wide.numel() < rows.numel():
+            self._wide = self.matrix.new_empty(rows.numel())
+        return self._wide[: rows.numel()].view(rows.shape).copy_(rows)
 
     def _four(self) -> Tensor:
         return self.matrix.view(self.directions, self.samples, self.directions, self.samples)
@@ -207,7 +218,7 @@ class FullGram:
         Returns:
             The symmetric matrix, (V N) x (V N).
         """
-        self._buffer = None
+        self._buffer = self._wide = None
         for start, stop in self._blocks():
             self.matrix[:start, start:stop] = self.matrix[start:stop, :start].T
             square = self.matrix[start:stop, start:stop]

@@ -183,8 +183,26 @@ class _Seed(torch.autograd.Function):
         return ctx.seed[0], None
 
 
+def _unwrapped(cotangent: Tensor) -> Tensor | None:
+    """Take the whole batch of cotangents out of vmap's wrapper, by torch's own inner functions where they exist.
+
+    Returns:
+        The batch, directions first; None if this torch has no such functions, or the tensor is in more than one vmap.
+    """
+    functorch = getattr(torch._C, "_functorch", None)
+    try:
+        if not functorch.is_batchedtensor(cotangent):  # type: ignore[union-attr]
+            return None
+        inner: Tensor = functorch.get_unwrapped(cotangent)  # type: ignore[union-attr]
+        if functorch.is_functorch_wrapped_tensor(inner):  # type: ignore[union-attr]
+            return None
+        return inner.movedim(functorch.maybe_get_bdim(cotangent), 0)  # type: ignore[union-attr]
+    except AttributeError:
+        return None
+
+
 class _Deliver(torch.autograd.Function):
-    """Hands a cotangent to a listener; under vmap the listener sees the whole batch of them."""
+    """Hands a cotangent to a listener by public means; under vmap the listener sees the whole batch of them."""
 
     @staticmethod
     def forward(cotangent: Tensor, deliver: Callable[[Tensor], None]) -> Tensor:
@@ -343,7 +361,11 @@ def _deliverer(recording: Recording, call: Call) -> Callable[[Tensor], None]:
                 batch = batch.expand(recording._directions, *batch.shape[1:])
             listener(call, batch)
 
-        _Deliver.apply(cotangent, hand_over)  # type: ignore[no-untyped-call]
+        batch = _unwrapped(cotangent)
+        if batch is not None:
+            hand_over(batch)
+        else:
+            _Deliver.apply(cotangent, hand_over)  # type: ignore[no-untyped-call]
 
     return deliver
 
