@@ -12,7 +12,7 @@ from isometry.report._figures._signal import by_depth
 from isometry.report._theme import SERIES
 from isometry.report._tidy import tidy
 from isometry.report._verdict import headline, ordered, paragraph, tone
-from isometry.report._wording import html_number, html_text, prose
+from isometry.report._wording import html_number, html_text, prose, split_lead
 
 __all__ = ["notebook_html"]
 
@@ -60,11 +60,12 @@ def _row(finding: FindingItem) -> str:
     colour = _TONES.get(finding["severity"], _TONES["unknown"])
     remedy = f'<br><span style="opacity:.8">→ {prose(finding["remedy"])}</span>' if finding["remedy"] else ""
     unit = f'<br><small style="opacity:.7">{html_text(finding["unit"])}</small>' if finding["unit"] else ""
+    lead, rest = split_lead(finding["message"] or "")
     cells = [
         f'<span style="color:{colour};font-weight:600">{html_text(finding["severity"])}</span>',
-        f"<b>{prose(finding['message'] or '')}</b>{remedy}",
+        f"<b>{prose(lead)}</b> {prose(rest)}{remedy}",
         html_number(finding["value"]) + (unit if finding["value"] is not None else ""),
-        html_number(finding["expected"]),
+        "" if finding["expected"] is None else html_number(finding["expected"]),
     ]
     return "<tr>" + "".join(f'<td style="{_CELL}">{cell}</td>' for cell in cells) + "</tr>"
 
