@@ -62,7 +62,6 @@ def test_resident_memory_of_a_fresh_process(harness, tmp_path):
     script = tmp_path / "hungry.py"
     script.write_text("import torch\ndef eat(mib):\n    return torch.ones(mib * 2**18).sum()\n")
     assert harness.peak_rss(script, "eat", 300) == pytest.approx(300 * 2**20, rel=0.2)
-    assert harness.peak_rss(script, "eat", 1) < 100 * 2**20
     with pytest.raises(RuntimeError, match=r"hungry.py:missing failed in its own process"):
         harness.peak_rss(script, "missing")
 
