@@ -414,3 +414,52 @@ def test_overwritten_activations_are_copied():
     check_spectrum(f.eigenvalues(), dense_fisher(other, x))
     assert math.isnan(f.residual)  # the model's own backward pass fails, so there is nothing to compare with
     assert measure.fisher(other, x).residual < 1e-12
+
+
+QUESTIONS = {
+    "fisher": lambda model, x: measure.fisher(model, x),
+    "empirical": lambda model, x: measure.fisher(model, x, kind="empirical", targets=torch.arange(len(x)) % 3),
+    "per layer": lambda model, x: measure.fisher(model, x, dense=False).per_layer(),
+    "certificate": lambda model, x: measure.fisher(model, x, dense=False).bound(form="rigorous"),
+    "theorem": lambda model, x: measure.fisher(model, x, dense=False, params="1.*").bound(form="theorem"),
+    "top": lambda model, x: measure.fisher(model, x, dense=False).top(1),
+    "product": lambda model, x: measure.fisher(model, x, dense=False).matvec(torch.ones(59, dtype=x.dtype)),
+    "general route": lambda model, x: measure.fisher(nn.Sequential(model, Raw3()), x),
+    "refused": lambda model, x: measure.fisher(nn.Sequential(model, nn.Dropout()), x),
+}
+
+
+class Raw3(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return x * self.scale
+
+
+@pytest.mark.parametrize("name", list(QUESTIONS))
+def test_no_trace_is_left_on_the_model(name):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 6), nn.Tanh(), nn.Dropout(0.5), nn.Linear(6, 3)).eval()
+    model[1].weight.requires_grad_(False)
+    model[4].weight.grad = torch.ones(3, 6)
+    model[2].train()
+    model[1].register_forward_hook(lambda *_: None)
+    x = torch.randn(5, 4)
+    values = copy.deepcopy(model.state_dict())
+    grad, random_state = model[4].weight.grad, torch.get_rng_state()
+    if name == "refused":
+        with pytest.raises(ValueError, match=r"Call model.eval\(\) first"):
+            QUESTIONS[name](model, x)
+    else:
+        QUESTIONS[name](model, x)
+    assert all(torch.equal(value, values[key]) for key, value in model.state_dict().items())
+    assert model[4].weight.grad is grad
+    assert torch.equal(grad, torch.ones(3, 6))
+    assert [p.requires_grad for p in model.parameters()] == [True, True, False, True, True, True]
+    assert [m.training for m in model.modules()] == [False, False, False, True, False, False]
+    assert [len(m._forward_hooks) for m in model.modules()] == [0, 0, 1, 0, 0, 0]
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    assert all(p.grad is None for p in model.parameters() if p is not model[4].weight)
+    assert torch.equal(torch.get_rng_state(), random_state)
