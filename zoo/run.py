@@ -1,6 +1,7 @@
-"""Diagnose and treat the zoo: ``python -m zoo.run [NAME ...] [--no-cure]``; writes results.json and the docs' page.
+"""Diagnose and treat the zoo: ``python -m zoo.run [NAME ...] [--no-cure]``.
 
-With names, these are done anew and the others are kept; without cures nothing is written.
+Writes results.json and the page of the docs. With names, these are done anew and the others' results are kept; without
+cures nothing is written.
 
 A network is sick by its label (see `zoo.label`); the diagnosis is right if its verdict is "error" for the sick and
 anything else for the healthy. A sick network is cured if, initialized as prescribed, it trains on the same grid.

@@ -48,10 +48,10 @@ def test_curvature_of_a_step_matches_a_transcription():
 
 def test_linear_in_its_parameters_has_no_curvature_and_chaos_has_all():
     linear = nn.Linear(16, 4)
-    assert response(linear).curvature < 0.01
+    assert response(linear).unruliness < 0.01
     chaotic = response(mlp(60, gain=3.0))
-    assert chaotic.curvature > math.sqrt(2)
     assert chaotic.curvature == pytest.approx(math.sqrt(3), abs=0.4)  # unrelated outputs
+    assert chaotic.unruliness == pytest.approx(math.sqrt(6) / 2, abs=0.25)
 
 
 def test_a_zero_readout_wakes_up_after_a_step():

@@ -6,10 +6,11 @@ Two quantities decide, and neither needs to know the architecture.
    networks. Where theory says that nets are trainable to a depth of 6 xi_c, it says D / D_0 > exp(-6). Below the
    rounding noise of the arithmetic, eps^2 times the number of products summed on the way (a random walk of rounding
    errors), the network is a constant function with noise on top.
-2. *Curvature of the smallest sensible step*: with outputs f(t) after a step t along Adam's first update,
-   kappa = |f(t) - 2 f(0) + f(-t)| / |f(t) - f(-t)|, inputs' mean removed. A step that the gradient can vouch for has
-   kappa << 1; three unrelated functions have kappa = sqrt(3). At Adam's step size of 1e-4, below which a few hundred
-   steps lead nowhere, kappa near sqrt(3) means that no sensible step follows the gradient.
+2. *Unruliness of the smallest sensible step*: with outputs f(t) after a step t along Adam's first update,
+   |f(t) - 2 f(0) + f(-t)| / (2 |f(0)|), inputs' mean removed: what curvature alone does to the outputs, over what the
+   inputs do to them. The gradient can vouch for a step only if this is << 1; three unrelated functions of equal spread
+   have sqrt(6)/2 = 1.22. Above 1 at Adam's step size of 1e-4, below which a few hundred steps lead nowhere, no sensible
+   step follows the gradient.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ class Response(Result):
         output_function: Name of the function that made the outputs, as autograd calls it.
         rows_sum_to_one: Every row of outputs is a probability vector.
         loss: Mean loss; NaN without targets.
-        curvature: kappa of the smallest sensible step; NaN if it moves nothing.
+        curvature: Even over odd part of the change by the smallest sensible step; NaN if it moves nothing.
         jump: Change of the outputs by that step, over their spread over the inputs.
         loss_change: Relative change of the loss after that step.
         noise: Square of the rounding noise at the last layer, relative to its second moment.
@@ -113,6 +114,11 @@ class Response(Result):
     def terminal(self) -> float:
         """Distinguishability where the last weight layer reads; of the outputs if there is no such layer."""
         return self.inputs[-1].distinguishability if self.inputs else self.output_distinguishability
+
+    @property
+    def unruliness(self) -> float:
+        """Even part of the change by the smallest sensible step, over the outputs' spread over the inputs."""
+        return self.curvature * self.jump
 
     @property
     def strongest(self) -> float:

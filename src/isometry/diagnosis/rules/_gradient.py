@@ -20,7 +20,7 @@ from isometry.diagnosis.rules._quantities import (
 
 __all__ = ["UNRULY", "gradient_scale", "no_gradient", "unreachable", "unruly_step", "vanished"]
 
-UNRULY = math.sqrt(2.0)  # kappa: then two thirds of a step's effect are curvature; unrelated outputs give sqrt(3)
+UNRULY = 1.0  # curvature alone then moves the outputs as much as the inputs do; unrelated outputs give 1.22
 WAKES = 6  # layers of tiny weights that a few hundred steps wake one after another through their biases
 ASLEEP = 0.2  # sigma_w below which a layer counts as asleep: Adam's updates outgrow it before it passes a signal
 
@@ -72,11 +72,12 @@ def unruly_step(evidence: Evidence) -> Iterator[Finding]:
     yield Finding(
         "error",
         "unruly_step",
-        f"Even a step of Adam at {SMALL_STEP:g} changes the outputs in an unrelated way: its even part is "
-        f"{evidence.response.curvature:.2f} times its odd part, so the gradient says nothing about the step's effect.",
-        evidence.response.curvature,
+        f"Even a step of Adam at {SMALL_STEP:g} changes the outputs in an unrelated way: what "
+        f"curvature alone does is {evidence.response.unruliness:.2f} times what the inputs do, so the gradient says "
+        "nothing about the step's effect.",
+        evidence.response.unruliness,
         UNRULY,
-        "curvature of the smallest sensible step (unrelated outputs: 1.73)",
+        "curvature's part of the smallest sensible step over the outputs' spread (unrelated outputs: 1.22)",
         "Bring the gradient's growth per layer down (critical initialization, residual connections with scaled "
         "branches); fewer layers between skips help as well.",
         names(hidden_layers(evidence)),
@@ -85,7 +86,7 @@ def unruly_step(evidence: Evidence) -> Iterator[Finding]:
 
 def _unruly(evidence: Evidence) -> bool:
     response = evidence.response
-    return response.curvature > UNRULY and response.terminal > response.noise
+    return response.unruliness > UNRULY and response.terminal > response.noise
 
 
 def no_gradient(evidence: Evidence) -> Iterator[Finding]:
