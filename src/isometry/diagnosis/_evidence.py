@@ -166,6 +166,7 @@ def _part(evidence: Evidence, index: int, run: Callable[[], Any]) -> None:
         ValueError,
         NotImplementedError,
         RuntimeError,
+        ArithmeticError,
     ) as error:
         evidence.skipped.append(Skipped(what, " ".join(str(error).split())[:400]))
     evidence.seconds[what] = time.perf_counter() - started
