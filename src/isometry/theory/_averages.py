@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from isometry.theory._activation import Activation, Elementwise
-from isometry.theory._quadrature import HALF_WIDTH, Array, QuadratureError, density, gaussian_average
+from isometry.theory._quadrature import HALF_WIDTH, Array, QuadratureError, Rows, density, gaussian_average
 
 __all__ = ["GaussianAverages"]
 
@@ -129,7 +129,7 @@ class GaussianAverages:
             return float(self.second_moment(np.array([q]))[0])
         if c == 0.0:
             return float(self.mean(np.array([q]))[0]) ** 2
-        return self._pair(phi.value, phi.value, c, q)
+        return self._pair(phi.value, c, q, float(self.second_moment(np.array([q]))[0]))
 
     def slope_covariance(self, c: float, q: float) -> float:
         """Give E phi'(u) phi'(u'), which is the derivative of the covariance with respect to q c.
@@ -146,7 +146,7 @@ class GaussianAverages:
             return math.inf if c > 0 else -math.inf if phi.odd else math.nan
         if c >= 1.0:
             return float(self.slope_moment(1, np.array([q]))[0])
-        total = self._pair(phi.slope, phi.slope, c, q)
+        total = self._pair(phi.slope, c, q, float(self.slope_moment(1, np.array([q]))[0]))
         return total + self._jump_part(c, q) if phi.jumps else total
 
     def _jump_part(self, c: float, q: float) -> float:
@@ -158,8 +158,14 @@ class GaussianAverages:
         pair = density((places[None, :] - c * places[:, None]) / spread) / (spread * root)
         return float(2 * masses @ given + masses @ pair @ heights)
 
-    def _pair(self, f: Elementwise, g: Elementwise, c: float, q: float) -> float:
-        """Average f(u) g(u') by conditioning on u.
+    def _pair(self, f: Elementwise, c: float, q: float, size: float) -> float:
+        """Average f(u) f(u') by conditioning on u.
+
+        Args:
+            f: phi or its slope.
+            c: Correlation.
+            q: Variance.
+            size: E f(u)^2, to which errors are relative: for small c the average itself is nearly 0.
 
         Returns:
             A number.
@@ -168,10 +174,10 @@ class GaussianAverages:
         if c <= -1.0:
             both = self.breaks(np.array([root]))
             both = np.sort(np.concatenate([both, -both], axis=1), axis=1)
-            return float(gaussian_average(lambda z: f(root * z) * g(-root * z), both)[0])
+            return float(gaussian_average(lambda z, _: f(root * z) * f(-root * z), both)[0])
         breaks = [self.breaks(np.array([root]))[0]]
         smoothing = math.sqrt((1 - c) * (1 + c)) / max(abs(c), 1e-300)
-        if smoothing < 1.0:  # E[g(u') | u] varies over this length around g's features
+        if smoothing < 1.0:  # E[f(u') | u] varies over this length around f's features
             centres = np.array([0.0, *self.activation.kinks]) / (c * root)
             offsets = smoothing * np.array([-8.0, -4.0, -2.0, -1.0, 0.0, 1.0, 2.0, 4.0, 8.0])
             breaks.append((centres[:, None] + offsets).ravel())
@@ -179,12 +185,15 @@ class GaussianAverages:
                 breaks.append(-self.breaks(np.array([root]))[0])
         merged = np.sort(np.clip(np.concatenate(breaks), -self._width, self._width))[None]
 
-        def outer(z: Array) -> Array:
-            return np.asarray(f(root * z) * self._conditional(g, z.ravel(), c, root).reshape(z.shape))
+        def outer(z: Array, _: Rows) -> Array:
+            flat = z.ravel()
+            values = f(root * flat)
+            importance = np.abs(values) * density(flat)
+            return np.asarray(values * self._conditional(f, flat, c, root, importance)).reshape(z.shape)
 
-        return float(gaussian_average(outer, merged, tolerance=1e-13)[0])
+        return float(gaussian_average(outer, merged, tolerance=1e-13, scale=size)[0])
 
-    def _conditional(self, g: Elementwise, z: Array, c: float, root: float) -> Array:
+    def _conditional(self, g: Elementwise, z: Array, c: float, root: float, importance: Array | None = None) -> Array:
         """Average g(u') over u' given u = root z, for which u' ~ N(c u, q (1 - c^2)).
 
         Returns:
@@ -197,7 +206,9 @@ class GaussianAverages:
         cuts = (marks[None, :] - centre[:, None]) / spread
         base = np.broadcast_to(self._base, (z.size, self._base.size))
         breaks = np.sort(np.clip(np.concatenate([base, cuts], axis=1), -self._width, self._width), axis=1)
-        return gaussian_average(lambda t: g(centre[:, None, None] + spread * t), breaks, tolerance=1e-13)
+        return gaussian_average(
+            lambda t, row: g(centre[row, None] + spread * t), breaks, tolerance=1e-14, importance=importance
+        )
 
     def _marks(self, spread: float) -> Array:
         """Place panel edges in units of u: the kinks, and a ladder around every feature where u spreads beyond it.
@@ -235,18 +246,22 @@ class GaussianAverages:
 
     def _integrate(self, function: Callable[[Array, Array], Array], root: Array) -> Array:
         flat = np.atleast_1d(root).ravel()
-        scale = flat[:, None, None]
-        result = gaussian_average(lambda z: function(z, scale * z), self.breaks(flat))
+        try:
+            result = gaussian_average(lambda z, row: function(z, flat[row, None] * z), self.breaks(flat))
+        except QuadratureError as error:
+            raise QuadratureError(f"{self._subject(flat)}: {error}") from error
         if self.activation.rapid:
             ends = np.array([-self._width, self._width])
             with np.errstate(over="ignore", invalid="ignore"):
                 left = np.abs(function(ends[None, :], flat[:, None] * ends) * density(ends)).max(axis=1)
             if not np.all(left <= 1e-13 * np.abs(result) + 1e-290):
                 raise QuadratureError(
-                    f"the Gaussian average of {self.activation.name!r} at variance {float(flat.max()) ** 2:.4g} does "
-                    "not settle: the activation grows too fast; use a smaller variance."
+                    f"{self._subject(flat)}: the activation grows too fast for it to settle; use a smaller variance."
                 )
         return result.reshape(np.shape(root))
+
+    def _subject(self, root: Array) -> str:
+        return f"the Gaussian average of {self.activation.name!r} at variance {float(root.max()) ** 2:.4g}"
 
 
 def _hermite(order: int, z: Array) -> Array:

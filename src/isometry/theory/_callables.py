@@ -109,9 +109,8 @@ def _check_kinks(kinks: Iterable[float]) -> tuple[float, ...]:
 
 def _find_kinks(value: Elementwise, slope: Elementwise, name: str) -> tuple[float, ...]:
     count = int(2 * _GRID_REACH / _GRID_STEP)
-    grid: Array = (
-        -_GRID_REACH + (np.arange(count + 1) + 0.37182818) * _GRID_STEP
-    )  # off the round numbers, where kinks sit
+    # Off the round numbers, where kinks sit.
+    grid = np.asarray(-_GRID_REACH + (np.arange(count + 1) + 0.37182818) * _GRID_STEP)
     edges, found = np.asarray(grid, dtype=np.float64), np.zeros(0)
     for _ in range(3):  # a second kink in the same interval shows once the first has cut it
         new = _bisect(value, slope, edges)

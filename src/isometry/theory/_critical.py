@@ -77,7 +77,8 @@ def critical_by_sigma_b(averages: GaussianAverages, table: MomentTable, sigma_b:
     nearest = nearest_critical(averages, table, keep, coordinate="sigma_b", wanted=sigma_b)
     flattest = flattest_point(averages, table, sigma_b, keep) if nearest is None else None
     raise NoCriticalPointError(
-        f"{phi.name!r} has no critical point with sigma_b={sigma_b:g}: {range_of(bias, 'sigma_b')}. "
+        f"{phi.name!r} has no critical point with sigma_b={sigma_b:g}: "
+        f"{range_of(np.append(bias, nearest.sigma_b**2 if nearest else -1.0), 'sigma_b')}. "
         f"{advice(nearest, flattest)}",
         nearest or flattest,
     )
@@ -118,9 +119,11 @@ def critical_by_sigma_w(averages: GaussianAverages, table: MomentTable, sigma_w:
     if limit is not None and (nearest is None or abs(limit.sigma_w - sigma_w) < abs(nearest.sigma_w - sigma_w)):
         nearest = limit
     flattest = flattest_point(averages, table, 0.0, keep) if nearest is None else None
+    squares = np.where(bias >= 0, gain * keep, -1.0)
     raise NoCriticalPointError(
         f"{phi.name!r} has no critical point with sigma_w={sigma_w:g}: "
-        f"{range_of(np.where(bias >= 0, gain * keep, -1.0), 'sigma_w')}. {advice(nearest, flattest)}",
+        f"{range_of(np.append(squares, nearest.sigma_w**2 if nearest else -1.0), 'sigma_w')}. "
+        f"{advice(nearest, flattest)}",
         nearest or flattest,
     )
 

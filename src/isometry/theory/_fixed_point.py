@@ -79,8 +79,8 @@ def length_fixed_points(
     above = start + np.argmax(down, axis=1)
     below = start - np.argmax(up[:, ::-1], axis=1)
     q = np.where(grows & ~down.any(axis=1), np.inf, np.nan)
-    floor = 0.5 * (bias + gain * table.second_moment[0])
-    vanishing = ~grows & ~up.any(axis=1) & (bias + gain * float(averages.activation.value(np.zeros(1))[0]) ** 2 == 0)
+    floor = 0.5 * (bias + gain * float(averages.activation.value(np.zeros(1))[0]) ** 2)  # F(q) >= 2 floor everywhere
+    vanishing = ~grows & ~up.any(axis=1) & (floor == 0)
     q[vanishing] = 0.0
     todo = np.isnan(q)
     if todo.any():
@@ -90,7 +90,12 @@ def length_fixed_points(
             grows, table.q[above], np.where(inside, table.q[np.minimum(below + 1, table.q.size - 1)], table.q[0])
         )
         g, b2 = gain[todo], bias[todo]
-        q[todo] = bracketed_root(lambda x: g * averages.second_moment(x) + b2 - x, low[todo], high[todo])
+
+        def grown(y: Array) -> Array:  # by what factor F(q) exceeds q = exp(y), which may be as small as sigma_b^2
+            x = np.exp(y)
+            return np.asarray((g * averages.second_moment(x) + b2) / x - 1)
+
+        q[todo] = np.exp(bracketed_root(grown, np.log(low[todo]), np.log(high[todo])))
     return q, np.zeros(gain.shape, dtype=bool)
 
 

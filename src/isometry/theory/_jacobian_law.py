@@ -37,6 +37,7 @@ Weights: TypeAlias = Literal["orthogonal", "gaussian"]
 
 _MASS_WITHIN = 1e-3  # what the numerically integrated mass may deviate from 1
 _MOMENTS_WITHIN = 1e-2  # the same for mean square and variance, relative
+_VARIANCE_FLOOR = 1e-6  # a relative variance below this is compared as if it were this
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class JacobianLaw(Result):
         moments: Mean of s^2 and variance of s^2 as integrated from the density. A self-check.
         residual: The largest of |mass - 1| and the moments' relative deviations from the formulas.
         converged: Whether mass is 1 within 1e-3 and the moments agree within 1e-2.
-        neglected: Slopes that a unit shows with less than this probability are left out of s_max and s_min.
+        neglected: Slopes that a unit shows with less than this probability are left out of s_max and s_min. (Where an
+            edge belongs to rare slopes, as s_min of tanh does, a network of few units ends before it.)
         cost: Time taken.
     """
 
@@ -146,14 +148,15 @@ class JacobianLaw(Result):
             points: How many, at least 2.
 
         Returns:
-            Singular values, ascending, and densities, both (points,); empty if the law has atoms only.
+            Singular values, ascending, and densities, both (points,); empty if the law has atoms only, or its
+            singular values exceed what float64 holds.
 
         Raises:
             ValueError: If fewer than two points are wanted.
         """
         if points < 2:
             raise ValueError(f"points must be at least 2, got {points}; a curve needs two ends.")
-        if not self._spectrum.continuous:
+        if not self._spectrum.continuous or math.isinf(self.s_max):
             return np.zeros(0), np.zeros(0)
         low, high = self._spectrum.range
         low = max(math.exp(low / 2), 1e-3 * math.exp(high / 2))
@@ -254,8 +257,7 @@ def _assemble(averages: GaussianAverages, depth: int, q: float, sigma_w: float, 
     spread = depth * (_relative_variance(mu1, mu2, averages, q) + gaussian)  # Var(s^2) / chi^(2L)
     spectrum = Spectrum(averages, depth=depth, q=q, log_gain=log_gain, gaussian=gaussian)
     mass, mean, variance = spectrum.checks(log_mean)
-    variance_error = abs(variance - spread) / spread if spread > 1e-12 else abs(variance - spread)
-    moments_error = max(abs(mean - 1), variance_error)
+    moments_error = max(abs(mean - 1), abs(variance - spread) / max(spread, _VARIANCE_FLOOR))
     upper, lower = spectrum.upper, spectrum.lower
     return JacobianLaw(
         activation=averages.activation.name,

@@ -51,7 +51,7 @@ class MeanField:
         >>> mf = MeanField("tanh")
         >>> point = mf.critical(q_star=1 / 64)
         >>> print(point)
-        tanh: sigma_w=1.0151639, sigma_b=0.0021675247, q*=0.015625, chi=1
+        tanh: sigma_w=1.0151638, sigma_b=0.002156695, q*=0.015625, chi=1
         >>> round(mf.length_map(point.q_star, point.sigma_w, point.sigma_b), 12) == point.q_star
         True
     """

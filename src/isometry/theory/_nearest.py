@@ -104,7 +104,7 @@ def advice(critical: CriticalPoint | None, balanced: CriticalPoint | None) -> st
             f"sigma_b={critical.sigma_b:.5g}."
         )
     else:
-        parts.append("There is none at any other q_star up to 1e4 either.")
+        parts.append("There is no critical point at all with q_star from 1e-6 to 1e4.")
     if balanced is not None:
         layers = abs(1 / math.log(balanced.chi)) if balanced.chi > 0 and balanced.chi != 1 else math.inf
         verb = "shrink" if balanced.chi < 1 else "grow"
@@ -120,7 +120,7 @@ def range_of(squares: Array, what: str) -> str:
     """Say over which range critical points exist.
 
     Args:
-        squares: Squares of the coordinate on a grid of q*, negative where there is none.
+        squares: Squares of the coordinate at some q*, negative where there is none.
         what: The coordinate's name.
 
     Returns:

@@ -4,8 +4,8 @@ Gauss-Hermite rules converge slowly across a kink and miss spikes that are narro
 Here the line is cut into panels (at the kinks, and more finely around features), each panel gets a Gauss-Legendre
 rule, and panels on which the integrand's Legendre series has not died out are halved until it has.
 
-All functions take and return float64 arrays. Integrands are evaluated for several rows at once: a row is one integral
-with its own breakpoints, so a whole grid of variances costs one call.
+All functions take and return float64 arrays. Many integrals are done at once, each with its own breakpoints and its own
+refinement, so a whole grid of variances costs little more than one.
 """
 
 from __future__ import annotations
@@ -18,15 +18,27 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["HALF_WIDTH", "ORDER", "Array", "QuadratureError", "density", "erf", "erfc", "gaussian_average", "rule"]
+__all__ = [
+    "HALF_WIDTH",
+    "ORDER",
+    "Array",
+    "QuadratureError",
+    "Rows",
+    "density",
+    "erf",
+    "erfc",
+    "gaussian_average",
+    "rule",
+]
 
 Array: TypeAlias = NDArray[np.float64]
+Rows: TypeAlias = NDArray[np.intp]
 
 HALF_WIDTH = 13.0  # exp(-13^2/2) = 2e-37: what lies beyond counts for nothing, unless the integrand grows like exp
 ORDER = 16  # Gauss-Legendre nodes per panel: exact for polynomials up to degree 31
 _TOLERANCE = 1e-14  # relative to the integral of the absolute integrand
 _MAX_LEVELS = 48  # halvings of a panel
-_MAX_VALUES = 40_000_000  # evaluations of the integrand in one call, before giving up
+_MAX_VALUES = 3_000_000  # evaluations of the integrand in one call beyond the first pass, before giving up
 
 
 class QuadratureError(ArithmeticError):
@@ -87,16 +99,23 @@ def erfc(x: ArrayLike) -> Array:
 
 
 def gaussian_average(
-    integrand: Callable[[Array], Array], breaks: Array, *, tolerance: float = _TOLERANCE, weighted: bool = True
+    integrand: Callable[[Array, Rows], Array],
+    breaks: Array,
+    *,
+    tolerance: float = _TOLERANCE,
+    importance: Array | None = None,
+    scale: float = 1e-300,
 ) -> Array:
-    """Integrate a function of a standard Gaussian variable between breakpoints.
+    """Integrate functions of a standard Gaussian variable between breakpoints, many at once.
 
     Args:
-        integrand: Takes z of shape (rows, panels, nodes) and returns values of the same shape. It is never evaluated
-            at a breakpoint.
-        breaks: Ascending breakpoints of each row, (rows, panels + 1); equal ones make empty panels.
+        integrand: Takes nodes z (k, nodes) and the number of the integral that each row belongs to (k,), and returns
+            values (k, nodes). It is never evaluated at a breakpoint.
+        breaks: Ascending breakpoints of each integral, (rows, panels + 1); equal ones make empty panels.
         tolerance: Error allowed, relative to the integral of the absolute integrand.
-        weighted: Multiply the integrand by the Gaussian density.
+        importance: How much each integral counts (rows,), if small ones need not be accurate in themselves: errors are
+            then relative to the largest integral, both weighted.
+        scale: A size that the error may be relative to if the integrals turn out smaller.
 
     Returns:
         One integral per row, (rows,).
@@ -104,39 +123,41 @@ def gaussian_average(
     Raises:
         QuadratureError: If the integrand is not finite, or still unresolved after many halvings.
     """
-    lower, upper = breaks[:, :-1], breaks[:, 1:]
-    keep = np.any(upper > lower, axis=0)
-    lower, upper = lower[:, keep], upper[:, keep]
-    total = np.zeros(breaks.shape[0])
-    size = np.zeros(breaks.shape[0])
-    spent = 0
+    rows = breaks.shape[0]
+    wide = breaks[:, 1:] > breaks[:, :-1]
+    lower, upper = breaks[:, :-1][wide], breaks[:, 1:][wide]
+    row: Rows = np.nonzero(wide)[0]
+    total, size = np.zeros(rows), np.zeros(rows)
+    spent = first = 0
     for _ in range(_MAX_LEVELS):
         half = 0.5 * (upper - lower)
-        z = 0.5 * (upper + lower)[..., None] + half[..., None] * _NODES
-        values = integrand(z)
-        if weighted:
-            values = values * density(z)
+        z = 0.5 * (upper + lower)[:, None] + half[:, None] * _NODES
+        with np.errstate(over="ignore", invalid="ignore"):  # looked for below
+            values = integrand(z, row) * density(z)
+            panel = half * (values @ _WEIGHTS)
         spent += values.size
-        panel = half * (values @ _WEIGHTS)
+        first = first or values.size
         if not np.all(np.isfinite(panel)):
-            raise QuadratureError("the integrand is not finite; the average does not exist in float64.")
+            raise QuadratureError("the integrand is not finite, so the average does not exist in float64.")
+        absolute = half * (np.abs(values) @ _WEIGHTS)
         largest = np.abs(values).max(axis=-1)
         top = np.abs(values @ _TOP.T).max(axis=-1)
         # A geometrically decaying series has an error near (top/largest)^2; a kinked one near top/largest.
-        ratio = top / np.maximum(largest, np.finfo(np.float64).tiny)
-        error = half * top * np.minimum(1.0, 1e3 * ratio)
-        size_now = size + (half * (np.abs(values) @ _WEIGHTS)).sum(axis=1)
-        rough = np.any(error > tolerance * np.maximum(size_now, 1e-300)[:, None], axis=0)
-        rough &= np.any(half > 1e-15 * np.maximum(1.0, np.abs(lower)), axis=0)  # nothing lies between two floats
-        total += panel[:, ~rough].sum(axis=1)
-        size += (half * (np.abs(values) @ _WEIGHTS))[:, ~rough].sum(axis=1)
+        error = half * top * np.minimum(1.0, 1e3 * top / np.maximum(largest, 1e-300))
+        allowed = tolerance * np.maximum(size + np.bincount(row, absolute, rows), scale)
+        if importance is not None:
+            allowed = (allowed * importance).max() / np.maximum(importance, 1e-300)
+        rough = (error > allowed[row]) & (half > 1e-15 * np.maximum(1.0, np.abs(lower)))  # else: neighbouring floats
+        total += np.bincount(row[~rough], panel[~rough], rows)
+        size += np.bincount(row[~rough], absolute[~rough], rows)
         if not rough.any():
             return total
-        if spent > _MAX_VALUES:
+        if spent > _MAX_VALUES + first:
             break
-        lower, upper = lower[:, rough], upper[:, rough]
+        row, lower, upper = row[rough], lower[rough], upper[rough]
         middle = 0.5 * (lower + upper)
-        lower, upper = np.concatenate([lower, middle], axis=1), np.concatenate([middle, upper], axis=1)
+        row = np.concatenate([row, row])
+        lower, upper = np.concatenate([lower, middle]), np.concatenate([middle, upper])
     raise QuadratureError(
         "the integrand could not be resolved: it oscillates or jumps too often; "
         "give the positions of its kinks and jumps as kinks=."

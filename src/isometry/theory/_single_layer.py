@@ -7,17 +7,16 @@ it is not followed by analytic continuation but read off a fine grid of the Gaus
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 
 from isometry.theory._averages import GaussianAverages
-from isometry.theory._quadrature import Array, density, erfc
+from isometry.theory._quadrature import Array, density
+from isometry.theory._slope_law import stretches
 
 __all__ = ["SlopeDensity"]
 
 _POINTS = 4000  # per stretch between kinks
-_REACH = 6.5
 
 
 class SlopeDensity:
@@ -31,18 +30,14 @@ class SlopeDensity:
 
     def __init__(self, averages: GaussianAverages, q: float, log_gain: float) -> None:
         root = math.sqrt(q)
-        kinks = np.array(averages.activation.kinks) / root
-        edges = np.unique(np.concatenate([[-_REACH], kinks[np.abs(kinks) < _REACH], [_REACH]]))
         ends, masses, atoms = [], [], []
-        for left, right in pairwise(edges.tolist()):
+        for left, right, mass, square in stretches(averages.activation, root):
+            if square is not None:
+                atoms.append((square, mass))
+                continue
             inset = 1e-12 * (right - left)
             z = np.linspace(left + inset, right - inset, _POINTS + 1)
-            d = averages.activation.slope(root * z) ** 2
-            outer = np.array([-math.inf if left == -_REACH else left, math.inf if right == _REACH else right])
-            if np.ptp(d) == 0:
-                atoms.append((float(d[0]), float(-np.diff(0.5 * erfc(outer / math.sqrt(2)))[0])))
-                continue
-            t = log_gain + np.log(np.maximum(d, 1e-300))
+            t = log_gain + np.log(np.maximum(averages.activation.slope(root * z) ** 2, 1e-300))
             ends.append(np.stack([t[:-1], t[1:]]))
             masses.append(np.diff(z) * density(0.5 * (z[1:] + z[:-1])))
         pairs = np.concatenate(ends, axis=1) if ends else np.zeros((2, 0))

@@ -12,23 +12,34 @@ from __future__ import annotations
 
 import math
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from isometry.theory._activation import Activation
 from isometry.theory._averages import GaussianAverages
 from isometry.theory._quadrature import Array, density, erfc, rule
 
-__all__ = ["NEGLECTED", "SlopeLaw", "Transform"]
+__all__ = ["NEGLECTED", "SlopeLaw", "Stretch", "Transform", "stretches"]
 
 _REACH = 6.5
 NEGLECTED = float(erfc(_REACH / math.sqrt(2)))  # 8.0e-11
 _RESOLUTION = 1e-11  # of the transform, relative
 _MAX_PANELS = 4000
+_PROBES = np.linspace(0.0, 1.0, 130)[1:-1]  # where a stretch is asked whether its slope is constant
 _NODES, _WEIGHTS, _TOP = rule()
 
 Complex = NDArray[np.complex128]
+
+
+class Stretch(NamedTuple):
+    """A stretch of z between two kinks: its ends, its probability, and phi'^2 where that is constant."""
+
+    left: float
+    right: float
+    mass: float
+    square: float | None
 
 
 class Transform:
@@ -57,25 +68,16 @@ class SlopeLaw:
     def __init__(self, averages: GaussianAverages, q: float) -> None:
         self._slope = averages.activation.slope
         self._root = math.sqrt(q)
-        kinks = np.array(averages.activation.kinks) / self._root
-        edges = np.unique(np.concatenate([[-_REACH], kinks[np.abs(kinks) < _REACH], [_REACH]]))
         breaks = np.unique(np.clip(averages.breaks(np.array([self._root]))[0], -_REACH, _REACH))
-        masses: dict[float, float] = {}
-        total = 0.0
         low, high = breaks[:-1], breaks[1:]
         varying = np.ones(low.size, dtype=bool)
-        for left, right in pairwise(edges.tolist()):
-            inside = (low >= left) & (high <= right)
-            values = self._squares(low[inside], high[inside])[1]
-            if values.size and np.ptp(values) == 0:
-                varying[inside] = False
-                value = float(values.ravel()[0])
-                # An outermost stretch goes on to infinity; its tail needs no leaving out.
-                ends = (-math.inf if left == -_REACH else left, math.inf if right == _REACH else right)
-                masses[value] = masses.get(value, 0.0) + _probability(*ends)
-                total += _probability(*ends)
-            else:
-                total += _probability(left, right)
+        masses: dict[float, float] = {}
+        total = 0.0
+        for stretch in stretches(averages.activation, self._root):
+            total += stretch.mass
+            if stretch.square is not None:
+                varying[(low >= stretch.left) & (high <= stretch.right)] = False
+                masses[stretch.square] = masses.get(stretch.square, 0.0) + stretch.mass
         self.atoms = tuple(sorted((v, p / total) for v, p in masses.items()))
         self._norm = total
         self._low: Array
@@ -195,6 +197,30 @@ class SlopeLaw:
                 values += [*(self._slope(self._root * 0.5 * (left + right)) ** 2).tolist(), *d.ravel().tolist()]
         low, high = min(values), max(values)
         return (0.0 if low < 1e-28 * high else low), high  # the square of a slope that is 0 up to rounding
+
+
+def stretches(activation: Activation, root: float) -> list[Stretch]:
+    """Cut the line of z at the kinks and say where the slope is constant; varying stretches end at the reach.
+
+    Args:
+        activation: The activation.
+        root: Standard deviation of the pre-activations.
+
+    Returns:
+        The stretches that have any mass, from left to right.
+    """
+    kinks = np.array(activation.kinks) / root
+    far = 1 + max(_REACH, float(np.abs(kinks).max(initial=0.0)))
+    found = []
+    for left, right in pairwise([-math.inf, *kinks.tolist(), math.inf]):
+        a, b = max(left, -far), min(right, far)
+        squares = activation.slope(root * (a + (b - a) * _PROBES)) ** 2
+        if np.ptp(squares) == 0:
+            found.append(Stretch(left, right, _probability(left, right), float(squares[0])))
+        elif max(left, -_REACH) < min(right, _REACH):
+            left, right = max(left, -_REACH), min(right, _REACH)
+            found.append(Stretch(left, right, _probability(left, right), None))
+    return found
 
 
 def _probability(left: float, right: float) -> float:

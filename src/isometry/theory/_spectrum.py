@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from isometry.theory._averages import GaussianAverages
 from isometry.theory._quadrature import Array
@@ -14,6 +15,8 @@ from isometry.theory._spectral_curve import SpectralCurve, settle, trace
 from isometry.theory._spectral_map import SpectralMap
 
 __all__ = ["Spectrum"]
+
+_NEGLIGIBLE = 1e-6  # mass beside the atoms that is not looked at
 
 
 class Spectrum:
@@ -34,7 +37,7 @@ class Spectrum:
         if not gaussian:  # an atom survives free products if the layers' atoms leave no room for the rest
             found = [(depth * (log_gain + math.log(d)), depth * p - (depth - 1)) for d, p in slopes.atoms if d > 0]
             self.atoms += [(t, p) for t, p in found if p > 1e-12]
-        self.continuous = sum(p for _, p in self.atoms) < 1 - 1e-12
+        self.continuous = sum(p for _, p in self.atoms) < 1 - _NEGLIGIBLE
         self._curve: SpectralCurve | None = None
         self._map: SpectralMap | None = None
         self._single: SlopeDensity | None = None
@@ -78,11 +81,20 @@ class Spectrum:
         low, high = self.range
         inside = (t >= low) & (t <= high)
         if inside.any():
-            at = t[inside]
-            guess = np.interp(at, curve.t, curve.log_w.real) + 1j * np.interp(at, curve.t, curve.log_w.imag)
-            rough = np.interp(at, curve.t, curve.density)
-            result[inside] = settle(self._map, at, guess, rough)[1]
+            result[inside] = self._solve(t[inside])[1]
         return result
+
+    def _solve(self, t: Array) -> tuple[NDArray[np.complex128], Array, Array, NDArray[np.bool_]]:
+        """Find w at points within the range, from their neighbours on the curve.
+
+        Returns:
+            log w, the density of t, its derivative, and where Newton's method converged, each (n,).
+        """
+        curve, spectral = self._curve, self._map
+        assert curve is not None and spectral is not None  # noqa: S101, PT018 - only called where there is a curve
+        guess = np.interp(t, curve.t, curve.log_w.real) + 1j * np.interp(t, curve.t, curve.log_w.imag)
+        log_w, density, slope = settle(spectral, t, guess, np.interp(t, curve.t, curve.density))
+        return log_w, density, slope, np.isfinite(slope)
 
     def above(self, t: Array) -> Array:
         """Give the mass above t.
@@ -96,7 +108,16 @@ class Spectrum:
         if curve is None:
             return self._atoms_above(t)
         smooth = np.maximum(curve.above - self._atoms_above(curve.t), 0.0)
-        return np.interp(t, curve.t, smooth, left=1 - sum(p for _, p in self.atoms), right=0.0) + self._atoms_above(t)
+        result = np.interp(t, curve.t, smooth, left=1 - sum(p for _, p in self.atoms), right=0.0) + self._atoms_above(t)
+        low, high = self.range
+        inside = (t >= low) & (t <= high)
+        if self._map is not None and inside.any():
+            log_w, good = self._solve(t[inside])[::3]
+            exact = np.concatenate(
+                [self._map.mass_above(np.exp(v)) for v in np.array_split(log_w, 1 + log_w.size // 64)]
+            )
+            result[inside] = np.where(good, exact, result[inside])
+        return result
 
     def checks(self, shift: float) -> tuple[float, float, float]:
         """Integrate the density and the atoms.

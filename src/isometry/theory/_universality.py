@@ -57,7 +57,7 @@ def universal_edges(variance: float, *, family: Family = "smooth") -> UniversalE
 
     Example:
         >>> round(universal_edges(0.25).s_max, 4)
-        1.5253
+        1.5568
     """
     v = check_positive("variance", variance)
     if family == "smooth":
