@@ -42,6 +42,7 @@ papers: $(STAMP) ## Re-run every paper's claims at smoke scale
 
 bench: $(BENCH)/.stamp ## Measure speed against peers in the same run; writes benchmarks/results/
 	for file in orthogonal jacobian fisher diagnose; do $(BENCH)/bin/python benchmarks/$$file.py || exit 1; done
+	$(BENCH)/bin/python benchmarks/page.py
 
 # The peers ask for torchvision, which would bring another torch along; they do not need it for what is measured here.
 $(BENCH)/.stamp: pyproject.toml constraints.txt
