@@ -156,7 +156,7 @@ def cases():
         _trained(nn.BatchNorm2d(4)),
         nn.Conv2d(4, 4, 1, groups=4, bias=False),
         nn.Flatten(),
-        nn.Linear(36, 3),
+        nn.Linear(64, 3),
     )
     line = nn.Sequential(
         nn.Conv1d(2, 4, 3, padding=2, padding_mode="reflect"),
@@ -179,7 +179,7 @@ def cases():
         "mlp": (mlp, torch.randn(6, 4), ()),
         "one sample": (mlp, torch.randn(1, 4), ()),
         "two samples": (mlp, torch.randn(2, 4), ()),
-        "cnn": (cnn, torch.randn(3, 4, 6, 6), ()),
+        "cnn": (cnn, torch.randn(3, 4, 8, 8), ()),
         "conv1d": (line, torch.randn(4, 2, 5), ()),
         "conv3d": (cube, torch.randn(3, 2, 3, 4, 4), ()),
         "positions": (positions, torch.randn(4, 5, 3), ()),

@@ -283,6 +283,16 @@ def test_monte_carlo_agrees_with_the_true_one_within_its_errors():
     assert math.isnan(measure.fisher(model, x, kind="monte-carlo", draws=1).stderr.trace)
 
 
+def test_jackknife_of_a_mean_is_its_standard_error():
+    """Rows that all point the same way: the largest eigenvalue is the mean of their squares, as the trace is."""
+    from isometry.measure._fisher_result import _over_draws
+
+    rows = torch.randn(10, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    error = _over_draws(torch.outer(rows, rows) / 10, draws=10)
+    assert error.lambda_max == pytest.approx(float(rows.square().std()) / 10**0.5, rel=1e-10)
+    assert error.trace == pytest.approx(error.lambda_max, rel=1e-10)
+
+
 def test_monte_carlo_for_regression_and_its_generator():
     model, x, _ = case("mlp")
     state = torch.get_rng_state()

@@ -208,6 +208,8 @@ def test_attention_modules_are_not_passed_over():
     found, _, _ = cotangents(model, torch.randn(5, 3, 4))
     assert {"0.linear1", "0.linear2", "0.norm1", "0.norm2"} <= {name for name, _ in found}
     assert torch.backends.mha.get_fastpath_enabled() is fast
+    with record(model):
+        assert torch.backends.mha.get_fastpath_enabled() is False
 
 
 def test_operations_that_vmap_cannot_batch_are_swept_one_by_one():
