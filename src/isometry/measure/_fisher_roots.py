@@ -102,6 +102,7 @@ def root_rows(
         Shape (V, *out.shape) in the output's dtype, scaled so that the rows' Gram is the Fisher matrix's dual.
     """
     n = out.shape[0]
+    place = out.device if generator is None else generator.device
     flat = out.detach().flatten(1).double() if out.ndim > 1 else out.detach().double().unsqueeze(1)
     if kind == "true" and likelihood == "categorical":
         back = softmax_root(flat).movedim(2, 0)
@@ -112,11 +113,11 @@ def root_rows(
         back = _residual(flat, targets, likelihood).unsqueeze(0)
     elif likelihood == "categorical":
         p = flat.softmax(1)
-        labels = torch.multinomial(p.cpu(), draws, replacement=True, generator=generator).T.to(out.device)
+        labels = torch.multinomial(p.to(place), draws, replacement=True, generator=generator).T.to(out.device)
         hot: Tensor = torch.nn.functional.one_hot(labels, flat.shape[1]).double()  # (draws, N, C)
         back = (p - hot) / draws**0.5
     else:
-        noise = torch.randn(draws, *flat.shape, dtype=torch.float64, generator=generator).to(out.device)
+        noise = torch.randn(draws, *flat.shape, dtype=torch.float64, generator=generator, device=place).to(out.device)
         back = noise / draws**0.5
     scaled: Tensor = (back / n**0.5).to(out.dtype)
     return scaled.reshape(-1, *out.shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -212,9 +213,8 @@ def _deterministic(model: nn.Module, x: Tensor) -> Tensor:
     return out
 
 
-def _numpy_state() -> tuple[bytes, int]:
-    state = np.random.get_state(legacy=False)["state"]  # noqa: NPY002 - the global one is what a model would use
-    return bytes(state["key"]), int(state["pos"])
+def _numpy_state() -> bytes:
+    return pickle.dumps(np.random.get_state(legacy=False))  # noqa: NPY002 - the global one is what a model would use
 
 
 def _fingerprint(model: nn.Module) -> tuple[tuple[int, float], ...]:

@@ -9,15 +9,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-if TYPE_CHECKING:
-    from isometry.measure._gram_sums import FullGram, SampleGrams
+from isometry.measure._gram_sums import FullGram, SampleGrams
 
 __all__ = ["general_contribution", "parameter_rows", "transformable"]
 
@@ -40,8 +38,6 @@ def general_contribution(
         into: The sum to add to.
         chunk_bytes: Memory for formed rows at a time.
     """
-    from isometry.measure._gram_sums import FullGram
-
     directions, samples = cotangents.shape[:2]
     size = sum(p.numel() for p in parameters.values())
     per_sample = directions * size * (cotangents.element_size() + 8)

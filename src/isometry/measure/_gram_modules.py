@@ -8,6 +8,7 @@ is the sum of ``a`` times the normalized input. Everything here puts samples fir
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ __all__ = [
     "token_features",
 ]
 
-Kind = str  # "linear", "conv", "embedding", "norm"
+Kind = Literal["linear", "conv", "embedding", "norm"]
 
 _CONVS: dict[type[nn.Module], int] = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}
 _CHANNEL_NORMS = (

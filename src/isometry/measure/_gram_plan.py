@@ -33,8 +33,8 @@ class CallPlan:
         module: The module.
         kind: Its closed form.
         layout: Where the samples are, or None if that cannot be told.
-        output_shape: Its output's shape for one sample (the samples' dimension divided by their number).
-        input_numel: Elements of its input for one sample.
+        output_numel: Elements of its output per sample.
+        input_numel: Elements of its input per sample.
     """
 
     order: int
@@ -72,6 +72,7 @@ class Plan:
         bundles: Parameters with closed forms.
         general: Parameters without.
         unused: Parameters that the forward pass does not read.
+        watched: Names of the modules whose calls are recorded.
     """
 
     samples: int
