@@ -15,14 +15,15 @@ from zoo._structured import Attention, Recurrent, conv, residual
 GELU_HE = gaussian(math.sqrt(2))
 
 enter("plain-mish-5-default", lambda: mlp(nn.Mish, 5), group="held-out")
-enter("plain-mish-35-default", lambda: mlp(nn.Mish, 35), group="held-out")
 enter("plain-softsign-45-default", lambda: mlp(nn.Softsign, 45), group="held-out")
+# Meant to be held out, but their labels turn with the seed: 0.42 and 0.47 of chance with one, 0.77 and 0.96 with another.
+enter("plain-mish-35-default", lambda: mlp(nn.Mish, 35), group="borderline")
+enter("conv-40-elu", lambda: conv(40, activation=nn.ELU), group="borderline")
 enter("plain-celu-7-narrow", lambda: mlp(nn.CELU, 7, width=32), group="held-out")
 enter("plain-relu6-25-he", lambda: mlp(nn.ReLU6, 25, gaussian(math.sqrt(2))), group="held-out")
 enter("plain-tanh-70-gain-2.5", lambda: mlp(nn.Tanh, 70, gaussian(2.5)), group="held-out")
 enter("plain-tanh-80-orthogonal-wide", lambda: mlp(nn.Tanh, 80, orthogonal(1.05, 0.01), width=128), group="held-out")
 enter("conv-6-gelu", lambda: conv(6, activation=nn.GELU), group="held-out")
-enter("conv-40-elu", lambda: conv(40, activation=nn.ELU), group="held-out")
 enter("conv-12-batchnorm-tanh", lambda: conv(12, norm=True, activation=nn.Tanh), group="held-out")
 enter("residual-45-gelu-unscaled", lambda: residual(45, init=gaussian(2.0), activation=nn.GELU), group="held-out")
 enter("residual-24-prenorm-silu", lambda: residual(24, norm=nn.LayerNorm, activation=nn.SiLU), group="held-out")
