@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from isometry.tape._sweep import Deliver, Seed, sweep_at_once, unwrapped
 
 __all__ = ["Call", "Recording", "StaleActivationError", "record"]
 
@@ -121,7 +122,7 @@ class Recording:
         try:
             if batched:
                 self._listener = listener
-                _sweep_at_once(output, self._anchors, cotangents, retain_graph)
+                sweep_at_once(output, self._anchors, cotangents, retain_graph)
             else:
                 self._sweep_one_by_one(output, cotangents, listener, retain_graph)
         finally:
@@ -141,82 +142,13 @@ class Recording:
         self._listener, self._directions = note, 1
         for direction, cotangent in enumerate(cotangents):
             keep = retain_graph or direction + 1 < len(cotangents)
-            planted = _Seed.apply(output, [cotangent])  # type: ignore[no-untyped-call]
+            planted = Seed.apply(output, [cotangent])  # type: ignore[no-untyped-call]
             torch.autograd.grad(planted, self._anchors, retain_graph=keep, allow_unused=True)
         self._listener = None
         for order in sorted(heard, reverse=True):
             parts = heard.pop(order)
             zero = torch.zeros_like(next(iter(parts.values())))
             listener(calls[order], torch.stack([parts.get(v, zero) for v in range(len(cotangents))]))
-
-
-def _sweep_at_once(output: Tensor, anchors: list[Tensor], cotangents: Tensor, retain_graph: bool) -> None:
-    seed: list[Tensor] = []
-    planted = _Seed.apply(output, seed)  # type: ignore[no-untyped-call]
-
-    def sweep(cotangent: Tensor) -> Tensor:
-        seed.clear()
-        seed.append(cotangent)
-        torch.autograd.grad(planted, anchors, retain_graph=retain_graph, allow_unused=True)
-        return cotangent.sum()  # anything small: the listeners have had what matters
-
-    with warnings.catch_warnings():
-        # Operations without a batching rule are looped over by vmap itself: slower, not wrong.
-        warnings.filterwarnings("ignore", message="There is a performance drop")
-        torch.vmap(sweep)(cotangents)
-
-
-class _Seed(torch.autograd.Function):
-    """A scalar whose gradient in the output is whatever cotangent lies in the list when the backward pass comes by.
-
-    ``autograd.grad(output, ..., grad_outputs=cotangent)`` would do the same, but makes torch import its symbolic shapes
-    and sympy first, which takes seconds.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, output: Tensor, seed: list[Tensor]) -> Tensor:
-        ctx.seed = seed
-        return output.new_zeros(())
-
-    @staticmethod
-    def backward(ctx: Any, *_ones: Tensor) -> tuple[Tensor, None]:
-        return ctx.seed[0], None
-
-
-def _unwrapped(cotangent: Tensor) -> Tensor | None:
-    """Take the whole batch of cotangents out of vmap's wrapper, by torch's own inner functions where they exist.
-
-    Returns:
-        The batch, directions first; None if this torch has no such functions, or the tensor is in more than one vmap.
-    """
-    functorch = getattr(torch._C, "_functorch", None)
-    try:
-        if not functorch.is_batchedtensor(cotangent):  # type: ignore[union-attr]
-            return None
-        inner: Tensor = functorch.get_unwrapped(cotangent)  # type: ignore[union-attr]
-        if functorch.is_functorch_wrapped_tensor(inner):  # type: ignore[union-attr]
-            return None
-        return inner.movedim(functorch.maybe_get_bdim(cotangent), 0)  # type: ignore[union-attr]
-    except AttributeError:
-        return None
-
-
-class _Deliver(torch.autograd.Function):
-    """Hands a cotangent to a listener by public means; under vmap the listener sees the whole batch of them."""
-
-    @staticmethod
-    def forward(cotangent: Tensor, deliver: Callable[[Tensor], None]) -> Tensor:
-        deliver(cotangent.unsqueeze(0))
-        return cotangent.new_zeros(())
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing is saved: no gradient flows through a delivery."""
-
-    @staticmethod
-    def vmap(_info: Any, in_dims: Any, cotangent: Tensor, deliver: Callable[[Tensor], None]) -> tuple[Tensor, None]:
-        deliver(cotangent.movedim(in_dims[0], 0))
-        return cotangent.new_zeros(()), None
 
 
 @contextmanager
@@ -361,11 +293,11 @@ def _deliverer(recording: Recording, call: Call) -> Callable[[Tensor], None]:
                 batch = batch.expand(recording._directions, *batch.shape[1:])
             listener(call, batch)
 
-        batch = _unwrapped(cotangent)
+        batch = unwrapped(cotangent)
         if batch is not None:
             hand_over(batch)
         else:
-            _Deliver.apply(cotangent, hand_over)  # type: ignore[no-untyped-call]
+            Deliver.apply(cotangent, hand_over)  # type: ignore[no-untyped-call]
 
     return deliver
 
