@@ -21,7 +21,6 @@ def sweep_at_once(output: Tensor, anchors: list[Tensor], cotangents: Tensor, ret
         cotangents: Shape ``(V, *output.shape)``.
         retain_graph: Keep the graph.
     """
-
     seed: list[Tensor] = []
     planted = Seed.apply(output, seed)  # type: ignore[no-untyped-call]
 
