@@ -35,7 +35,7 @@ check: $(STAMP)  ## Run ruff, the type checker and the import-floor check
 	$(BIN)/lint-imports
 
 docs: $(STAMP)   ## Build the documentation into site/, links checked
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 papers: $(STAMP) ## Re-run every paper's claims at smoke scale
 	$(BIN)/isometry papers verify
