@@ -136,8 +136,9 @@ dropout of everything, ...) are left out of the cure rate, since no initializati
 The rules were developed on the tuned group; on the held-out group nothing was tuned. Borderline networks are those
 whose label turns with the seed, or with a third more or less depth; they are reported, not counted. Two of them,
 plain-mish-35-default and conv-40-elu, were meant to be held out and trained with the first seed, not with the second;
-the diagnosis calls both sick, so that counted by their first label they would be two false alarms. The edges lie where Adam sometimes escapes from a collapse that mean-field theory and the
-arithmetic's rounding call final (unbounded activations), or where it fails before that (tanh at depths 16 to 24).
+the diagnosis calls both sick, so that counted by their first label they would be two false alarms. The edges lie where
+Adam sometimes escapes from a collapse that mean-field theory and the arithmetic's rounding call final (unbounded
+activations), or where it fails before that (tanh at depths 16 to 24).
 
 `make zoo` makes this page; `python -m zoo.label` settles the labels.
 """
