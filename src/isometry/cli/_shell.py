@@ -63,6 +63,8 @@ def _explain(error: Exception) -> NoReturn:
         _stop(str(error), USAGE)
     if any(in_user_code(frame.filename) for frame in frames):
         _stop(f"the user's code raised {type(error).__name__}:\n{short_traceback(error)}", USAGE)
+    if isinstance(error, OSError) and error.filename is not None:
+        _stop(f"{str(error.filename)!r} cannot be used: {error.strerror}; give another path.", USAGE)
     if isinstance(error, OSError):
         _stop(str(error), USAGE)
     if not in_package(frames[-1].filename):

@@ -177,7 +177,7 @@ def _outputs(model: nn.Module, x: Tensor, *, keep_modes: bool = False) -> Tensor
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"model cannot take the data: inputs of shape {tuple(x.shape)} and dtype {x.dtype} raised "
-            f"{type(error).__name__}: {first}; make the model's first layer fit the data."
+            f"{type(error).__name__}: {first}; {_advice(model, x)}."
         ) from error
     if not isinstance(out, Tensor):
         raise TypeError(
@@ -191,6 +191,13 @@ def _outputs(model: nn.Module, x: Tensor, *, keep_modes: bool = False) -> Tensor
             f"{x.shape[0]} inputs; add a head that gives one row for each input."
         )
     return out.detach()
+
+
+def _advice(model: nn.Module, x: Tensor) -> str:
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
+    if own != x.dtype and not any(isinstance(module, nn.Embedding) for module in model.modules()):
+        return f"the parameters are {own}, so convert the inputs with .to({own}) or the model with .to({x.dtype})"
+    return "make the model's first layer fit the data"
 
 
 def _check_targets(out: Tensor, y: Tensor, dataset: data_room.Dataset, kind: Likelihood) -> None:

@@ -16,6 +16,7 @@ from isometry.diagnosis._case import Case
 from isometry.diagnosis._chain import Chain, find_chain
 from isometry.diagnosis._prediction import Phase, Prediction, phase_of, predict
 from isometry.diagnosis._response import Response, measure_response
+from isometry.tape import untouched
 
 __all__ = ["Evidence", "JacobianEvidence", "Skipped", "gather"]
 
@@ -143,9 +144,10 @@ def gather(case: Case, *, budget: int | None = None) -> Evidence:
     _part(evidence, 2, lambda: _chain(evidence))
     _part(evidence, 3, lambda: _predict(evidence))
     _part(evidence, 4, lambda: _phase(evidence))
-    _part(evidence, 5, lambda: _jacobian(evidence, budget))
-    _part(evidence, 6, lambda: _law(evidence))
-    _part(evidence, 7, lambda: _fisher(evidence, budget))
+    with untouched(case.model, training=False):  # per-sample quantities do not exist under dropout
+        _part(evidence, 5, lambda: _jacobian(evidence, budget))
+        _part(evidence, 6, lambda: _law(evidence))
+        _part(evidence, 7, lambda: _fisher(evidence, budget))
     progress("Diagnosis", len(PARTS), len(PARTS))
     return evidence
 

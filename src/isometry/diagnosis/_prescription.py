@@ -104,12 +104,15 @@ class Prescription(Result):
 
         Raises:
             RuntimeError: If the prescription no longer knows its model.
+            ValueError: If the file's name does not end in ``.safetensors``.
         """
         from safetensors.torch import save_model
 
         if self._model is None:
             raise RuntimeError("this prescription does not know its model; apply it to one and save that.")
         target = Path(path)
+        if target.suffix != ".safetensors":
+            raise ValueError(f"path must end in .safetensors, the format that is written, got {target.name!r}.")
         target.parent.mkdir(parents=True, exist_ok=True)
         prescribed = self.apply_(copy.deepcopy(self._model))
         handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")

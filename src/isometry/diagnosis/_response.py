@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from isometry._base import Cost, Result, stopwatch
+from isometry._base import Cost, Result, preserved_rng, stopwatch
 from isometry.diagnosis._case import Case
 from isometry.tape import Call, record
 from isometry.training import objective
@@ -205,7 +205,8 @@ def _forward(model: nn.Module, x: Tensor, *, grad: bool) -> tuple[list[LayerInpu
         seen.append(LayerInput(call.name, *_distinguishability(given), fan_in=_products(call.module, given)))
         last[:] = [given]
 
-    with torch.set_grad_enabled(grad), record(model, _has_matrix, on_call=on_call, keep=False):
+    with torch.set_grad_enabled(grad), record(model, _has_matrix, on_call=on_call, keep=False), preserved_rng():
+        torch.manual_seed(0)  # a model that draws numbers draws the same ones in every pass, so steps alone differ
         outputs = model(x)
     if seen:
         end = seen[-1]

@@ -239,14 +239,14 @@ def atomic(module: nn.Module) -> bool:
 
 
 def mean_square(tensor: Tensor) -> float:
-    """Average the squares of a tensor in at least float32.
+    """Average the squares of a tensor in float64, which holds the square of any float32.
 
     Returns:
         The mean square; NaN for integers.
     """
     if not tensor.is_floating_point():
         return float("nan")
-    return float(tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32)).square().mean())
+    return float(tensor.detach().double().square().mean())
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -57,7 +57,7 @@ def resolve_model(reference: Reference, *, in_shape: tuple[int, ...], classes: i
     source, colon, _ = reference.rpartition(":")
     if reference.partition(":")[0].strip() in REFERENCE_MODELS:
         return reference_model(reference, in_shape=shape, classes=classes)
-    if not colon or "=" in reference or _misspelt(source):
+    if not colon or ("=" in reference and not source.endswith(".py")) or _misspelt(source):
         error = _not_a_reference(reference)
         raise error
     return _made(load_callable(reference, argument="MODEL"), reference, shape, classes)

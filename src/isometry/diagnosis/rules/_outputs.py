@@ -78,7 +78,11 @@ def large_outputs(evidence: Evidence) -> Iterator[Finding]:
             "Initialize with the prescription; scale residual branches by 1/sqrt(depth).",
             where,
         )
-    elif case.y is not None and case.likelihood == "categorical" and response.loss > 2 * case.chance:
+    elif (
+        case.y is not None
+        and case.likelihood == "categorical"
+        and response.loss > 2 * max(case.chance, math.log(case.outputs))
+    ):
         yield Finding(
             "warning",
             "logits_too_large",
