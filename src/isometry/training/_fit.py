@@ -22,6 +22,7 @@ from isometry._base import (
     unknown_name,
 )
 from isometry.training._objective import Likelihood, chance_loss, infer_likelihood, objective
+from isometry.training._threads import suitable_threads
 
 __all__ = ["Curve", "fit"]
 
@@ -139,7 +140,7 @@ def fit(
     losses: list[float] = []
     stopped = False
     try:
-        with stopwatch() as watch, preserved_rng(), torch.enable_grad():
+        with stopwatch() as watch, preserved_rng(), torch.enable_grad(), suitable_threads(model, batch_size):
             torch.manual_seed(seed)  # dropout has no generator of its own
             model.train()
             stepper = _stepper(trained, optimizer, lr)
