@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 
+import torch
+
 from isometry.diagnosis import diagnose
 
 from .nets import assert_same, data, fingerprint, mlp
@@ -10,7 +12,9 @@ from .nets import assert_same, data, fingerprint, mlp
 def test_the_prescribed_net_learns_and_the_default_one_does_not():
     model = mlp(40)
     before = fingerprint(model)
+    threads = torch.get_num_threads()
     found = diagnose(model, data(200), prove=60, samples=32)
+    assert torch.get_num_threads() == threads
     assert_same(before, fingerprint(model))
     proof = found.proof
     assert proof.cured

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -19,6 +21,7 @@ __all__ = ["LEARNING_RATES", "Proof", "prove"]
 LEARNING_RATES = (1e-4, 1e-3, 1e-2)  # of Adam; each net gets the one that suits it best
 PILOT = 10  # a pilot run takes one step in so many
 BATCH = 100
+SMALL = 256 * 256  # numbers in the largest parameter, up to which training runs on one thread
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,10 @@ def prove(
     if steps < 10:
         raise ValueError(f"prove must be at least 10 steps, got {steps}; a few hundred show whether a net learns.")
     scaled = dataset if prescription.input_scale is None else _scaled(dataset, prescription.input_scale)
-    before, cost_before = _best_run(model, dataset, steps, seed, likelihood)
-    after, cost_after = _best_run(prescription.apply_(copy.deepcopy(model)), scaled, steps, seed, likelihood)
+    prescribed = prescription.apply_(copy.deepcopy(model))
+    with _threads_for(model):
+        before, cost_before = _best_run(model, dataset, steps, seed, likelihood)
+        after, cost_after = _best_run(prescribed, scaled, steps, seed, likelihood)
     return Proof(
         before=before,
         after=after,
