@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -21,7 +19,6 @@ __all__ = ["LEARNING_RATES", "Proof", "prove"]
 LEARNING_RATES = (1e-4, 1e-3, 1e-2)  # of Adam; each net gets the one that suits it best
 PILOT = 10  # a pilot run takes one step in so many
 BATCH = 100
-SMALL = 256 * 256  # numbers in the largest parameter, up to which training runs on one thread
 
 
 @dataclass(frozen=True)
@@ -92,9 +89,8 @@ def prove(
         raise ValueError(f"prove must be at least 10 steps, got {steps}; a few hundred show whether a net learns.")
     scaled = dataset if prescription.input_scale is None else _scaled(dataset, prescription.input_scale)
     prescribed = prescription.apply_(copy.deepcopy(model))
-    with _threads_for(model):
-        before, cost_before = _best_run(model, dataset, steps, seed, likelihood)
-        after, cost_after = _best_run(prescribed, scaled, steps, seed, likelihood)
+    before, cost_before = _best_run(model, dataset, steps, seed, likelihood)
+    after, cost_after = _best_run(prescribed, scaled, steps, seed, likelihood)
     return Proof(
         before=before,
         after=after,
@@ -106,25 +102,6 @@ def prove(
         verdict=_verdict(before, after),
         cost=cost_before + cost_after,
     )
-
-
-@contextmanager
-def _threads_for(model: nn.Module) -> Iterator[None]:
-    """Train small layers on one thread.
-
-    Two threads gain a third on an idle machine of two cores, and lose a factor of ten as soon as anything else runs
-    there, since they wait for each other after every small product.
-
-    Yields:
-        Nothing.
-    """
-    threads = torch.get_num_threads()
-    try:
-        if max((p.numel() for p in model.parameters()), default=0) <= SMALL:
-            torch.set_num_threads(1)
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _best_run(model: nn.Module, dataset: Dataset, steps: int, seed: int, likelihood: Likelihood) -> tuple[Curve, Cost]:
