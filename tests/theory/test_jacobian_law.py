@@ -114,7 +114,7 @@ def test_the_universal_limit_of_smooth_activations(variance: float) -> None:
         assert law.variance == pytest.approx(variance, rel=1e-6)
         errors.append(law.s_max / limit.s_max - 1)
         # The lower edge belongs to the rarest small slopes, which thin out only slowly.
-        assert law.s_min == pytest.approx(limit.s_min, rel=0.25)
+        assert 0.5 * limit.s_min < law.s_min < 1.01 * limit.s_min
     assert abs(errors[1]) < 0.01
     assert errors[1] == pytest.approx(errors[0] / 4, rel=0.25)
 

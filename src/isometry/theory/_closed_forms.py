@@ -103,7 +103,8 @@ def clip_forms(bound: float = 1.0) -> ClosedForms:
         s = bound / np.sqrt(q)
         inner = erf(s / math.sqrt(2)) - math.sqrt(2 / math.pi) * s * np.exp(-s * s / 2)
         # For large q the inner part cancels: its series is sqrt(2/pi) (s^3/3 - s^5/10 + s^7/56 - ...).
-        series = math.sqrt(2 / math.pi) * s**3 * (1 / 3 - s**2 / 10 + s**4 / 56 - s**6 / 432 + s**8 / 4224)
+        x = np.minimum(s, 0.05)
+        series = math.sqrt(2 / math.pi) * x**3 * (1 / 3 - x**2 / 10 + x**4 / 56 - x**6 / 432 + x**8 / 4224)
         inner = np.where(s < 0.05, series, inner)
         return np.asarray(q * inner + bound**2 * erfc(s / math.sqrt(2)))
 

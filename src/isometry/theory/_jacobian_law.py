@@ -37,6 +37,7 @@ Weights: TypeAlias = Literal["orthogonal", "gaussian"]
 
 _MASS_WITHIN = 1e-3  # what the numerically integrated mass may deviate from 1
 _MOMENTS_WITHIN = 1e-2  # the same for mean square and variance, relative
+_ALIVE_AT_LEAST = 1e-6  # of the units
 _VARIANCE_FLOOR = 1e-6  # a relative variance below this is compared as if it were this
 
 
@@ -255,9 +256,19 @@ def _assemble(averages: GaussianAverages, depth: int, q: float, sigma_w: float, 
     log_gain = 2 * math.log(sigma_w)
     log_mean = depth * (log_gain + math.log(mu1))
     spread = depth * (_relative_variance(mu1, mu2, averages, q) + gaussian)  # Var(s^2) / chi^(2L)
-    spectrum = Spectrum(averages, depth=depth, q=q, log_gain=log_gain, gaussian=gaussian)
-    mass, mean, variance = spectrum.checks(log_mean)
-    moments_error = max(abs(mean - 1), abs(variance - spread) / max(spread, _VARIANCE_FLOOR))
+    spectrum = Spectrum(
+        averages, depth=depth, q=q, log_gain=log_gain, gaussian=gaussian, log_mean=log_mean, spread=spread
+    )
+    dead = sum(p for t, p in spectrum.atoms if t == -math.inf)
+    if dead > 1 - _ALIVE_AT_LEAST:
+        raise ValueError(
+            f"q_star={q:g}: a unit of {averages.activation.name!r} is alive with probability {1 - dead:.1e} only, so "
+            "J is 0 in any real network; choose a larger q_star."
+        )
+    mass, mean, variance = spectrum.checks()
+    moments_error = max(
+        abs(mean - 1), max(abs(variance - spread) - spectrum.left_out, 0.0) / max(spread, _VARIANCE_FLOOR)
+    )
     upper, lower = spectrum.upper, spectrum.lower
     return JacobianLaw(
         activation=averages.activation.name,

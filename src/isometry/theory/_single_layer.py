@@ -12,7 +12,7 @@ import numpy as np
 
 from isometry.theory._averages import GaussianAverages
 from isometry.theory._quadrature import Array, density
-from isometry.theory._slope_law import stretches
+from isometry.theory._slope_law import stretches, without_vanishing_slopes
 
 __all__ = ["SlopeDensity"]
 
@@ -31,13 +31,14 @@ class SlopeDensity:
     def __init__(self, averages: GaussianAverages, q: float, log_gain: float) -> None:
         root = math.sqrt(q)
         ends, masses, atoms = [], [], []
-        for left, right, mass, square in stretches(averages.activation, root):
+        activation = without_vanishing_slopes(averages.activation, root)
+        for left, right, mass, square in stretches(activation, root):
             if square is not None:
                 atoms.append((square, mass))
                 continue
             inset = 1e-12 * (right - left)
             z = np.linspace(left + inset, right - inset, _POINTS + 1)
-            t = log_gain + np.log(np.maximum(averages.activation.slope(root * z) ** 2, 1e-300))
+            t = log_gain + np.log(np.maximum(activation.slope(root * z) ** 2, 1e-300))
             ends.append(np.stack([t[:-1], t[1:]]))
             masses.append(np.diff(z) * density(0.5 * (z[1:] + z[:-1])))
         pairs = np.concatenate(ends, axis=1) if ends else np.zeros((2, 0))

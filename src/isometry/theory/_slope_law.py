@@ -11,6 +11,7 @@ networks end, not the supremum over events that no network meets.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -21,12 +22,13 @@ from isometry.theory._activation import Activation
 from isometry.theory._averages import GaussianAverages
 from isometry.theory._quadrature import Array, density, erfc, rule
 
-__all__ = ["NEGLECTED", "SlopeLaw", "Stretch", "Transform", "stretches"]
+__all__ = ["NEGLECTED", "SlopeLaw", "Stretch", "Transform", "stretches", "without_vanishing_slopes"]
 
 _REACH = 6.5
 NEGLECTED = float(erfc(_REACH / math.sqrt(2)))  # 8.0e-11
 _RESOLUTION = 1e-11  # of the transform, relative
 _MAX_PANELS = 4000
+_VANISHING = 1e-140
 _PROBES = np.linspace(0.0, 1.0, 130)[1:-1]  # where a stretch is asked whether its slope is constant
 _NODES, _WEIGHTS, _TOP = rule()
 
@@ -43,12 +45,12 @@ class Stretch(NamedTuple):
 
 
 class Transform:
-    """m(w), 1 + m(w) and dm/dw for an array of points w.
+    """m(w), 1 + m(w) and dm/dlog w for an array of points w.
 
     Args:
         m: E[d / (w - d)].
         plus_one: E[w / (w - d)], which is 1 + m without cancellation.
-        slope: dm/dw = -E[d / (w - d)^2].
+        slope: dm/dlog w = -E[w d / (w - d)^2].
     """
 
     __slots__ = ("m", "plus_one", "slope")
@@ -66,14 +68,17 @@ class SlopeLaw:
     """
 
     def __init__(self, averages: GaussianAverages, q: float) -> None:
-        self._slope = averages.activation.slope
         self._root = math.sqrt(q)
-        breaks = np.unique(np.clip(averages.breaks(np.array([self._root]))[0], -_REACH, _REACH))
+        activation = without_vanishing_slopes(averages.activation, self._root)
+        self._slope = activation.slope
+        marks = np.array(activation.kinks) / self._root
+        breaks = np.concatenate([averages.breaks(np.array([self._root]))[0], marks])
+        breaks = np.unique(np.clip(breaks, -_REACH, _REACH))
         low, high = breaks[:-1], breaks[1:]
         varying = np.ones(low.size, dtype=bool)
         masses: dict[float, float] = {}
         total = 0.0
-        for stretch in stretches(averages.activation, self._root):
+        for stretch in stretches(activation, self._root):
             total += stretch.mass
             if stretch.square is not None:
                 varying[(low >= stretch.left) & (high <= stretch.right)] = False
@@ -115,10 +120,8 @@ class SlopeLaw:
             The transform at each of them.
         """
         inverse = 1 / (w[:, None] - self._d)  # (n, nodes)
-        weighted = self._weight * self._d
-        m, mean = inverse @ weighted, inverse @ self._weight
-        slope = -((inverse * inverse) @ weighted)
-        return Transform(m, w * mean, slope)
+        outer, inner = w[:, None] * inverse, self._d * inverse
+        return Transform(inner @ self._weight, outer @ self._weight, -((outer * inner) @ self._weight))
 
     def mean_argument(self, w: NDArray[np.complex128]) -> Array:
         """Evaluate E[arg(w - d)] on the present mesh, for w in the closed upper half-plane.
@@ -199,6 +202,37 @@ class SlopeLaw:
         return (0.0 if low < 1e-28 * high else low), high  # the square of a slope that is 0 up to rounding
 
 
+def without_vanishing_slopes(activation: Activation, root: float) -> Activation:
+    """Take units for dead whose squared slope is below 1e-140 of the largest: float64 cannot carry it through layers.
+
+    Args:
+        activation: The activation.
+        root: Standard deviation of the pre-activations.
+
+    Returns:
+        The activation with slope 0 there, and with the ends of such stretches among its kinks.
+    """
+    z = np.linspace(-_REACH, _REACH, 2600)
+    squares = activation.slope(root * z) ** 2
+    least = _VANISHING * float(squares.max())
+    low = squares < least
+    if activation.piecewise_linear or not low.any():
+        return activation
+
+    def slope(u: Array) -> Array:
+        values = activation.slope(u)
+        return np.where(values * values < least, 0.0, values)
+
+    turns = np.flatnonzero(low[1:] != low[:-1])
+    left, right = z[turns], z[turns + 1]
+    for _ in range(60):
+        middle = 0.5 * (left + right)
+        same = (activation.slope(root * middle) ** 2 < least) == low[turns]
+        left, right = np.where(same, middle, left), np.where(same, right, middle)
+    kinks = sorted({*activation.kinks, *(root * 0.5 * (left + right)).tolist()})
+    return replace(activation, slope=slope, kinks=tuple(kinks))
+
+
 def stretches(activation: Activation, root: float) -> list[Stretch]:
     """Cut the line of z at the kinks and say where the slope is constant; varying stretches end at the reach.
 
@@ -216,7 +250,9 @@ def stretches(activation: Activation, root: float) -> list[Stretch]:
         a, b = max(left, -far), min(right, far)
         squares = activation.slope(root * (a + (b - a) * _PROBES)) ** 2
         if np.ptp(squares) == 0:
-            found.append(Stretch(left, right, _probability(left, right), float(squares[0])))
+            mass = _probability(left, right)
+            if mass > (0.0 if activation.piecewise_linear else NEGLECTED):
+                found.append(Stretch(left, right, mass, float(squares[0])))
         elif max(left, -_REACH) < min(right, _REACH):
             left, right = max(left, -_REACH), min(right, _REACH)
             found.append(Stretch(left, right, _probability(left, right), None))

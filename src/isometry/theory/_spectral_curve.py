@@ -20,7 +20,7 @@ from isometry.theory._spectral_map import SpectralMap
 __all__ = ["SpectralCurve", "settle", "trace"]
 
 _MAX_STEPS = 6000
-_MASS_STEP = 0.01  # of the spectrum, per step
+_SHARE_STEP = 0.01  # of the mass, of the mean or of the second moment, per step
 _RELATIVE_STEP = 0.35  # of log density, per step
 _NEGLIGIBLE = 1e-6  # mass below which the rest of a tail is left
 _CHUNK = 64  # points per vectorised evaluation
@@ -34,7 +34,7 @@ class SpectralCurve:
         t: Grid (n,).
         density: Continuous density of t (n,).
         slope: Its derivative (n,); NaN at edges.
-        above: Mass of the spectrum above each point, atoms included (n,).
+        above: Mass of the spectrum above each point, without the atoms (n,).
         log_w: log w(t) in the upper half-plane (n,).
         complete: Whether the walk reached the lower end.
     """
@@ -49,6 +49,9 @@ class SpectralCurve:
     def integrate(self, function: Elementwise, derivative: Elementwise) -> float:
         """Integrate a function of t times the density, by the trapezoid rule with its end-point correction.
 
+        Where the density changes threefold from one point to the next (at edges, some of which are singular), the
+        mass between them is taken from the distribution function instead.
+
         Args:
             function: The function.
             derivative: Its derivative.
@@ -61,12 +64,23 @@ class SpectralCurve:
         h = np.diff(self.t)
         total = 0.5 * h * (value[1:] + value[:-1])
         correction = h * h / 12 * (slope[:-1] - slope[1:])
-        fine = np.isfinite(correction) & (np.abs(correction) < 0.05 * np.abs(total))
-        return float(total.sum() + correction[fine].sum())
+        fine = np.isfinite(correction) & (np.abs(correction) < 0.3 * np.abs(total))
+        steep = np.maximum(self.density[1:], self.density[:-1]) > 3 * np.minimum(self.density[1:], self.density[:-1])
+        steep |= np.isnan(self.slope[1:]) | np.isnan(self.slope[:-1])
+        steep &= np.abs(factor[1:] - factor[:-1]) < 0.01 * np.abs(factor[1:] + factor[:-1])
+        between = np.maximum(self.above[:-1] - self.above[1:], 0.0) * 0.5 * (factor[1:] + factor[:-1])
+        return float((total + np.where(fine, correction, 0.0))[~steep].sum() + between[steep].sum())
 
 
 def trace(
-    spectral: SpectralMap, *, upper: float, edge: float, lower: float, width: float, zero: float
+    spectral: SpectralMap,
+    *,
+    upper: float,
+    edge: float,
+    lower: float,
+    mean: float,
+    spread: float,
+    atoms: list[tuple[float, float]],
 ) -> SpectralCurve:
     """Follow the spectrum from its upper edge down.
 
@@ -75,8 +89,9 @@ def trace(
         upper: Upper edge of t, atoms included.
         edge: The real w that belongs to it.
         lower: Lower edge of t, or -inf.
-        width: The scale over which the spectrum varies near its upper edge.
-        zero: Mass of the atom at lambda = 0.
+        mean: log E lambda.
+        spread: Relative variance of lambda.
+        atoms: Values of t that have positive mass, with that mass; t = -inf for lambda = 0.
 
     Returns:
         The curve.
@@ -84,7 +99,9 @@ def trace(
     Raises:
         QuadratureError: If Newton's method does not converge even for tiny steps.
     """
+    width = min(1.0, max(upper - mean, 1e-9))  # the scale over which the spectrum varies near its upper edge
     theta = 1e-6 * width
+    zero = sum(p for place, p in atoms if place == -math.inf)
     t, v = upper + 0.5 * width, np.log(spectral.start(upper + 0.5 * width, edge))
     points: list[tuple[float, complex, float]] = []
     step = 0.1 * width
@@ -100,11 +117,15 @@ def trace(
             new, new_slope, new_density, ok = _attempt(spectral, v, v + moved, target + 1j * theta)
         error = abs(new - v - moved) / max(abs(new - v), 1e-300)
         mass = step * max(density, new_density)
-        jump = abs(math.log(max(new_density, 1e-300) / max(density, 1e-300))) if mass > 1e-4 else 0.0
-        if not ok or error > 0.15 or mass > _MASS_STEP or jump > _RELATIVE_STEP:
+        moment = mass * _moment_weight(target - mean, spread)
+        share = max(mass / (1 - zero), moment)
+        jump = abs(math.log(max(new_density, 1e-300) / max(density, 1e-300))) if share > 1e-4 else 0.0
+        if moment > 1e-4:
+            jump = max(jump, step)
+        if not ok or error > 0.15 or share > _SHARE_STEP or jump > _RELATIVE_STEP:
             step *= 0.5
             if step < 1e-4 * theta:
-                if density * width < _NEGLIGIBLE * 100:
+                if density * width < _NEGLIGIBLE * 100 * (1 - zero):
                     break  # a tail too thin to follow
                 raise QuadratureError(
                     f"the spectrum could not be followed below log(s^2) = {t:.6g}: Newton's method does not converge."
@@ -112,14 +133,24 @@ def trace(
             continue
         t, v, slope, density = target, new, new_slope, new_density
         points.append((t, v, density))
-        if error < 0.04 and mass < 0.6 * _MASS_STEP and jump < 0.5 * _RELATIVE_STEP:
+        if error < 0.04 and share < 0.6 * _SHARE_STEP and jump < 0.5 * _RELATIVE_STEP:
             step *= 1.6
         if t < upper:
             above = float(spectral.mass_above(np.array([np.exp(v)]))[0])
-            if t < lower - 0.02 * width or above > 1 - zero - _NEGLIGIBLE:
+            if t < lower - 0.02 * width or above > (1 - zero) * (1 - _NEGLIGIBLE):
                 complete = True
                 break
-    return _lowered(spectral, points, complete)
+    return _lowered(spectral, points, atoms, theta, complete)
+
+
+def _moment_weight(t: float, spread: float) -> float:
+    """Say what a unit of mass at t = log(lambda / mean) contributes to the mean or to the second moment.
+
+    Returns:
+        The larger of the two contributions, each relative to its total.
+    """
+    scale = math.exp(min(t, 300.0))
+    return max(scale, scale * scale / (1 + spread))
 
 
 def _attempt(
@@ -152,7 +183,13 @@ def _attempt(
     return before, slope, 0.0, False
 
 
-def _lowered(spectral: SpectralMap, points: list[tuple[float, complex, float]], complete: bool) -> SpectralCurve:
+def _lowered(
+    spectral: SpectralMap,
+    points: list[tuple[float, complex, float]],
+    atoms: list[tuple[float, float]],
+    theta: float,
+    complete: bool,
+) -> SpectralCurve:
     """Bring the points of a walk from height theta down to the real axis.
 
     Returns:
@@ -163,7 +200,14 @@ def _lowered(spectral: SpectralMap, points: list[tuple[float, complex, float]], 
     rough = np.array([p[2] for p in points])[::-1]
     log_w, density, slope = settle(spectral, t, v, rough)
     above = np.concatenate([spectral.mass_above(np.exp(part)) for part in np.array_split(log_w, 1 + len(t) // _CHUNK)])
-    return SpectralCurve(t, density, slope, above, log_w, complete)
+    for place, mass in atoms:
+        above -= mass * (t < place)
+        if place > -math.inf:  # what the walk at a small height sees of an atom is not density
+            density[(np.abs(t - place) < 100 * theta) & np.isnan(slope)] = 0.0
+    settled = np.isfinite(slope)  # the others were left at height theta, at an edge
+    if settled.any():
+        above = np.interp(t, t[settled], above[settled])
+    return SpectralCurve(t, density, slope, np.maximum(above, 0.0), log_w, complete)
 
 
 def settle(

@@ -54,10 +54,10 @@ class SpectralMap:
         """
         depth, at = self.depth, self.slopes.transform(w)
         t = depth * (self.log_gain + np.log(w)) + (depth - 1) * _log_ratio(at.m, at.plus_one)
-        slope = depth + (depth - 1) * w * at.slope / (at.m * at.plus_one)
+        slope = depth + (depth - 1) * at.slope / (at.m * at.plus_one)
         if self.gaussian:
             t = t + depth * np.log(at.plus_one)
-            slope = slope + depth * w * at.slope / at.plus_one
+            slope = slope + depth * at.slope / at.plus_one
         return t, slope, at.plus_one
 
     def density_slope(self, w: NDArray[Any]) -> NDArray[Any]:
@@ -67,7 +67,7 @@ class SpectralMap:
             A complex array of w's shape; its imaginary part over -pi is the derivative of the density of t.
         """
         at = self.slopes.transform(w)
-        return np.asarray(w * at.slope / self.evaluate(w)[1])
+        return np.asarray(at.slope / self.evaluate(w)[1])
 
     def mass_above(self, w: NDArray[Any]) -> Array:
         """Give the mass of the spectrum above lambda(w).

@@ -16,7 +16,8 @@ from isometry.theory._spectral_map import SpectralMap
 
 __all__ = ["Spectrum"]
 
-_NEGLIGIBLE = 1e-6  # mass beside the atoms that is not looked at
+_FAINTEST_ATOM = 1e-9
+_NEGLIGIBLE = 1e-5  # mass beside the atoms that is not looked at
 
 
 class Spectrum:
@@ -28,16 +29,31 @@ class Spectrum:
         q: Second moment of the pre-activations.
         log_gain: log sigma_w^2.
         gaussian: Whether the weights are Gaussian.
+        log_mean: log E s^2 by the formula.
+        spread: Relative variance of s^2 by the formula.
     """
 
-    def __init__(self, averages: GaussianAverages, *, depth: int, q: float, log_gain: float, gaussian: bool) -> None:
+    def __init__(
+        self,
+        averages: GaussianAverages,
+        *,
+        depth: int,
+        q: float,
+        log_gain: float,
+        gaussian: bool,
+        log_mean: float,
+        spread: float,
+    ) -> None:
+        self._log_mean = log_mean
         slopes = SlopeLaw(averages, q)
         zero = slopes.atom(0.0)
         self.atoms: list[tuple[float, float]] = [(-math.inf, zero)] if zero > 0 else []
         if not gaussian:  # an atom survives free products if the layers' atoms leave no room for the rest
             found = [(depth * (log_gain + math.log(d)), depth * p - (depth - 1)) for d, p in slopes.atoms if d > 0]
-            self.atoms += [(t, p) for t, p in found if p > 1e-12]
-        self.continuous = sum(p for _, p in self.atoms) < 1 - _NEGLIGIBLE
+            self.atoms += [(t, p) for t, p in found if p > _FAINTEST_ATOM]
+        top = max((p for t, p in self.atoms if t > -math.inf), default=0.0)
+        self.continuous = top < (1 - zero) * (1 - _NEGLIGIBLE)
+        self.left_out = 0.0 if self.continuous else 1 - zero - top
         self._curve: SpectralCurve | None = None
         self._map: SpectralMap | None = None
         self._single: SlopeDensity | None = None
@@ -49,11 +65,10 @@ class Spectrum:
         self._map = SpectralMap(slopes, depth=depth, log_gain=log_gain, gaussian=gaussian)
         (self.upper, edge), self.lower = self._map.upper_edge(), self._map.lower_edge()
         if self.continuous:
-            mean = depth * (log_gain + math.log(float(averages.slope_moment(1, np.array([q]))[0])))
-            width = min(1.0, max(self.upper - mean, 1e-9))
-            self._curve = trace(self._map, upper=self.upper, edge=edge, lower=self.lower, width=width, zero=zero)
+            self._curve = trace(
+                self._map, upper=self.upper, edge=edge, lower=self.lower, mean=log_mean, spread=spread, atoms=self.atoms
+            )
             self.complete = self._curve.complete
-            self._forget_atoms(1e-4 * width)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -107,8 +122,8 @@ class Spectrum:
         curve = self._curve
         if curve is None:
             return self._atoms_above(t)
-        smooth = np.maximum(curve.above - self._atoms_above(curve.t), 0.0)
-        result = np.interp(t, curve.t, smooth, left=1 - sum(p for _, p in self.atoms), right=0.0) + self._atoms_above(t)
+        rest = 1 - sum(p for _, p in self.atoms)
+        result = np.interp(t, curve.t, curve.above, left=rest, right=0.0) + self._atoms_above(t)
         low, high = self.range
         inside = (t >= low) & (t <= high)
         if self._map is not None and inside.any():
@@ -119,15 +134,13 @@ class Spectrum:
             result[inside] = np.where(good, exact, result[inside])
         return result
 
-    def checks(self, shift: float) -> tuple[float, float, float]:
+    def checks(self) -> tuple[float, float, float]:
         """Integrate the density and the atoms.
 
-        Args:
-            shift: Logarithm of the mean square that the formulas give.
-
         Returns:
-            Total mass, and mean and variance of exp(t - shift), about 1.
+            Total mass, and mean and variance of s^2 relative to its mean by the formula.
         """
+        shift = self._log_mean
 
         def deviation(t: Array) -> Array:
             return np.asarray(np.expm1(t - shift))
@@ -153,13 +166,6 @@ class Spectrum:
         for place, p in self.atoms:
             total += p * (t < place)
         return total
-
-    def _forget_atoms(self, near: float) -> None:
-        """Drop what the walk at a small height sees of an atom from the continuous density."""
-        curve = self._curve
-        for place, _ in self.atoms:
-            if curve is not None and place > -math.inf:
-                curve.density[np.abs(curve.t - place) < near] = 0.0
 
 
 def _log(x: float) -> float:
