@@ -89,7 +89,7 @@ def main() -> None:
         )
     names = [float(row["depth"]) for row in rows]
     growth = {
-        "seconds": exponent(names, [float(row["seconds"]) for row in rows]),
+        "cpu_seconds": exponent(names, [float(row["cpu_seconds"]) for row in rows]),
         "memory": exponent(names, [max(float(row["peak_bytes_above_start"]), 1.0) for row in rows]),
     }
     print("growth with depth, as a power:", growth)

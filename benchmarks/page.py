@@ -109,16 +109,17 @@ def whole(body: dict[str, Any]) -> str:
         [
             f"{row['depth']} x {row['width']}",
             f"{row['seconds']:.1f} s",
+            f"{row['cpu_seconds']:.1f} s",
             f"{row['gradient_steps']:.0f}",
             f"{row['peak_bytes_above_start'] / 2**20:.0f} MiB",
         ]
         for row in body["rows"]
     ]
     growth = body["growth_exponent"]
-    head = ["depth x width", "seconds", "in gradient steps", "memory above the model"]
+    head = ["depth x width", "wall", "processor time", "wall in gradient steps", "memory above the model"]
     return (
         f"## `isometry diagnose` on {body['inputs']} inputs\n\n{table(head, rows)}\n"
-        f"Growth with depth, as a power: {growth['seconds']} in time, {growth['memory']} in memory (1 is linear).\n"
+        f"Growth with depth, as a power: {growth['cpu_seconds']} in processor time, {growth['memory']} in memory (1 is linear).\n"
     )
 
 
