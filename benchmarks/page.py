@@ -119,7 +119,8 @@ def whole(body: dict[str, Any]) -> str:
     head = ["depth x width", "wall", "processor time", "wall in gradient steps", "memory above the model"]
     return (
         f"## `isometry diagnose` on {body['inputs']} inputs\n\n{table(head, rows)}\n"
-        f"Growth with depth, as a power: {growth['cpu_seconds']} in processor time, {growth['memory']} in memory (1 is linear).\n"
+        f"Growth with depth, as a power: {growth['cpu_seconds']} in processor time, {growth['memory']} in memory "
+        "(1 is linear).\n"
     )
 
 
