@@ -13,12 +13,15 @@ from isometry._version import __version__
 if TYPE_CHECKING:
     from isometry import data, diagnosis, init, linalg, measure, nn, papers, report, roles, tape, theory, training
     from isometry.diagnosis import diagnose, prescribe
+    from isometry.tape import Inputs
 
 __all__ = [
     "__version__",
     # the main job
     "diagnose",
     "prescribe",
+    # what models are called with, where it is more than one tensor
+    "Inputs",
     # what lies underneath, from the ground up
     "linalg",
     "roles",
@@ -34,7 +37,7 @@ __all__ = [
     "papers",
 ]
 
-_FUNCTIONS = {"diagnose": "isometry.diagnosis", "prescribe": "isometry.diagnosis"}
+_FUNCTIONS = {"diagnose": "isometry.diagnosis", "prescribe": "isometry.diagnosis", "Inputs": "isometry.tape"}
 
 
 def __getattr__(name: str) -> Any:

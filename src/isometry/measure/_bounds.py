@@ -171,6 +171,6 @@ def _radii(setup: Setup, chain: Chain) -> list[float]:
 
     hidden = set(chain.names[:-1])
     with setup.measuring(), record(setup.model, lambda n, _m: n in hidden, keep=False, cotangents=True) as tape:
-        out = setup.model(setup.x.clone())
+        out = setup.x.clone().run(setup.model)
         tape.pull_back(out, _identity(out.detach()), hear)
     return [found[name] for name in chain.names[:-1]]

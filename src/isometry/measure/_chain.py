@@ -12,7 +12,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from isometry.tape import Call, record
+from isometry.tape import Call, Inputs, record
 
 __all__ = ["Chain", "find_chain"]
 
@@ -36,7 +36,7 @@ class Chain:
     means: tuple[float, ...]
 
 
-def find_chain(model: nn.Module, x: Tensor, activation: Callable[[Tensor], Tensor] | None = None) -> Chain:
+def find_chain(model: nn.Module, x: Inputs, activation: Callable[[Tensor], Tensor] | None = None) -> Chain:
     """Run a model and take it for a chain, if it is one.
 
     Args:
@@ -51,7 +51,7 @@ def find_chain(model: nn.Module, x: Tensor, activation: Callable[[Tensor], Tenso
         _no_chain: A ValueError, if it is none; the message says where it departs.
     """
     with record(model, copy=True) as recording:
-        out = model(x.clone())
+        out = x.clone().run(model)
     calls = [c for c in recording.calls if not isinstance(c.module, _PASSING)]
     linear = [c for c in calls if isinstance(c.module, nn.Linear)]
     if len(linear) < 2:

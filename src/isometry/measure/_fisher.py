@@ -11,7 +11,8 @@ Departures: (1) the softmax's zero eigenvalue is left out by construction (V = C
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,22 +24,26 @@ from isometry.measure._fisher_roots import Kind, Likelihood, check_choice
 from isometry.measure._fisher_setup import Setup, make_setup
 from isometry.measure._gram import accumulate
 from isometry.measure._gram_sums import FullGram
+from isometry.tape import Inputs
 
 __all__ = ["fisher"]
 
-# What u^T T u and |root^T u|^2 may differ by, relatively: rounding in the model's passes, with a wide margin.
-_ALLOWED = {torch.float64: 1e-8, torch.float32: 2e-3}
+# What u^T T u and |root^T u|^2 may differ by, relatively: rounding in the model's passes, with a wide margin. Models in
+# float64 often have pieces that compute in float32 whatever they are given (RMS norms, rotary embeddings).
+_ALLOWED = {torch.float64: 1e-5, torch.float32: 2e-3}
 
 
 def fisher(
     model: nn.Module,
-    x: Tensor,
+    x: Tensor | Inputs | Mapping[str, Any] | Sequence[Any],
     *,
     targets: Tensor | None = None,
     likelihood: Likelihood = "categorical",
     kind: Kind = "true",
     params: str | Iterable[str] = "all",
     draws: int = 8,
+    mask: Tensor | None = None,
+    class_dim: int | None = None,
     dense: bool = True,
     budget: int | None = None,
     generator: torch.Generator | None = None,
@@ -47,26 +52,33 @@ def fisher(
 
     G = (1/N) sum_n J_n^T H_n J_n with J_n the Jacobian of the outputs in the parameters at sample n, and H_n the
     Hessian of the negative log-likelihood in the outputs: diag(p) - p p^T for "categorical" (softmax), the identity for
-    "gaussian" (unit variance). With H_n = B_n B_n^T the nonzero spectrum of G is that of the dual T, whose entry
-    ((v, n), (w, m)) is B_n[:, v]^T J_n J_m^T B_m[:, w] / N. T is a sum over parameters; Linear, convolution, embedding
-    and normalization parameters contribute by closed forms, all others by their Jacobian rows, formed sample by sample.
-    Reused modules and tied parameters count once, with all their uses. Memory grows as (N V)^2, time as (N V)^2 times
-    the number of units; V is C - 1, C, 1 or ``draws``.
+    "gaussian" (unit variance). Where each position of a sample has a label of its own (outputs of shape (N, T, C): the
+    tokens of a sequence), G is the mean over all positions that count, as the usual loss is. With H_n = B_n B_n^T the
+    nonzero spectrum of G is that of the dual T, whose entry ((v, n), (w, m)) is B_n[:, v]^T J_n J_m^T B_m[:, w] / N. T
+    is a sum over parameters; Linear, convolution, embedding and normalization parameters contribute by closed forms,
+    all others by their Jacobian rows, formed sample by sample. Reused modules and tied parameters count once, with all
+    their uses. Memory grows as (N V)^2, time as (N V)^2 times the number of units; V is C - 1, C or 1, times the
+    positions, or ``draws``.
 
     The model is measured in the modes that it is in, with its parameters as they are, whether they require a gradient
     or not (a frozen layer shapes the function as much as any other); narrow the choice by ``params``.
 
     Args:
         model: Maps x to outputs of shape (N, C); for "gaussian" any shape (N, ...) will do.
-        x: The batch, samples first.
-        targets: Integer labels (N,) or, for "gaussian", values of the outputs' shape; for the empirical kind.
+        x: The batch, samples first: a tensor, a tuple of positional or a dict of keyword arguments, or ``Inputs``,
+            which says as well which of several outputs is meant and whether the batch is one whole graph.
+        targets: Integer labels (N,), or (N, T) with -100 where there is none; for "gaussian", values of the outputs'
+            shape; for the empirical kind.
         likelihood: "categorical" or "gaussian".
         kind: "true" takes the expectation over the model's own labels exactly (it equals the Gauss-Newton matrix);
             "monte-carlo" draws labels from the model; "empirical" takes gradients at ``targets``, as the paper's
             measurements do: it is not an estimate of the true one.
         params: "all"; "hidden" (all but the output layer's, as in the paper: W^1 belongs to them); or one or several
             name patterns, as in ``fnmatch``.
-        draws: Labels per sample of the Monte-Carlo kind.
+        draws: Labels per sample of the Monte-Carlo kind; each draw has a label for every position. Vocabulary-sized
+            outputs need this kind, since the exact one takes T (C - 1) rows per sample.
+        mask: Which positions count, shape (N, T); default: an ``attention_mask`` among the inputs, else all.
+        class_dim: Where the classes lie in outputs of more than two dimensions; default: last.
         dense: False computes nothing yet: ``.top``, ``.matvec``, ``.trace`` and ``.bound`` are there, matrix-free.
         budget: Bytes that the dual may take; default: the package's.
         generator: For the draws.
@@ -99,6 +111,8 @@ def fisher(
             kind=kind,
             params=patterns,
             draws=draws,
+            mask=mask,
+            class_dim=class_dim,
             budget=budget,
             generator=generator,
         )
@@ -110,14 +124,16 @@ def fisher(
             progress("Fisher spectrum", 1, 3)
             residual = _self_check(setup, gram)
             progress("Fisher spectrum", 2, 3)
-            values = torch.linalg.eigvalsh(gram).flip(0)[: setup.plan.size]
+            live = setup.live()
+            values = torch.linalg.eigvalsh(gram if live is None else gram[live][:, live]).flip(0)[: setup.plan.size]
             progress("Fisher spectrum", 3, 3)
     return Fisher(
         kind=kind,
         likelihood=likelihood,
         params=patterns if isinstance(patterns, str) else ", ".join(patterns),
         samples=setup.plan.samples,
-        outputs=setup.out[0].numel(),
+        outputs=setup.out.shape[-1] if likelihood == "categorical" else setup.out[0].numel(),
+        positions=setup.count,
         rows=setup.rows,
         size=setup.plan.size,
         dtype=setup.out.dtype,

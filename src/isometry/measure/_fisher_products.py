@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call, jvp, vjp
+from torch.func import jvp, vjp
 
 from isometry.measure._fisher_setup import Setup
 from isometry.measure._gram_general import transformable
@@ -93,17 +93,16 @@ class Products:
                 for p in setup.plan.parameters.values()
             ]
             try:
-                out = setup.model(setup.x.clone())
+                out = setup.x.clone().run(setup.model)
                 if out.requires_grad:
-                    (out * back).sum().backward()
+                    (out * back).sum().backward()  # type: ignore[no-untyped-call]
             finally:
                 for handle in handles:
                     handle.remove()
         return total
 
     def _function(self, values: Values) -> Tensor:
-        out: Tensor = functional_call(self.setup.model, values, (self.setup.x.clone(),))
-        return out
+        return self.setup.x.clone().run_with(self.setup.model, values)
 
     def _push(self, tangent: Values) -> Tensor:
         """Multiply by the Jacobian: as the transpose of the pull-back, which is linear, so that both agree to the bit.
@@ -136,7 +135,7 @@ class Products:
         return self._pulled
 
     def _metric(self, t: Tensor) -> Tensor:
-        """Multiply by the outputs' Hessian, over the number of samples.
+        """Multiply by the outputs' Hessian, over the number of samples or positions.
 
         Returns:
             The output's shape.
@@ -147,32 +146,32 @@ class Products:
             weighted: Tensor = torch.einsum("vn,vn...->n...", torch.einsum("vn...,n...->vn", rows, t), rows)
             return weighted
         if setup.likelihood == "gaussian":
-            return t / setup.plan.samples
-        p = setup.out.double().softmax(1)
+            return setup.masked(t / setup.count)
+        p = setup.out.double().softmax(-1)
         scaled = p * t
-        return ((scaled - p * scaled.sum(1, keepdim=True)) / setup.plan.samples).to(t.dtype)
+        return setup.masked((scaled - p * scaled.sum(-1, keepdim=True)) / setup.count).to(t.dtype)
 
     def _root(self, u: Tensor) -> Tensor:
         setup = self.setup
         if setup.fixed is not None:
             mixed: Tensor = torch.einsum("vn,vn...->n...", u.reshape(setup.rows, -1).to(setup.fixed), setup.fixed)
             return mixed
-        shaped: Tensor = u.reshape(setup.out.shape).double() / setup.plan.samples**0.5
+        shaped: Tensor = u.reshape(setup.out.shape).double() / setup.count**0.5
         if setup.likelihood == "categorical":
-            s: Tensor = (0.5 * setup.out.double().log_softmax(1)).exp()
-            shaped = s * (shaped - s * (s * shaped).sum(1, keepdim=True))  # R = diag(sqrt p) - p sqrt(p)^T
-        return shaped.to(setup.out.dtype)
+            s: Tensor = (0.5 * setup.out.double().log_softmax(-1)).exp()
+            shaped = s * (shaped - s * (s * shaped).sum(-1, keepdim=True))  # R = diag(sqrt p) - p sqrt(p)^T
+        return setup.masked(shaped).to(setup.out.dtype)
 
     def _root_transposed(self, t: Tensor) -> Tensor:
         setup = self.setup
         if setup.fixed is not None:
             products: Tensor = torch.einsum("vn...,n...->vn", setup.fixed, t)
             return products.flatten()
-        shaped: Tensor = t.double() / setup.plan.samples**0.5
+        shaped: Tensor = setup.masked(t.double() / setup.count**0.5)
         if setup.likelihood == "categorical":
-            s: Tensor = (0.5 * setup.out.double().log_softmax(1)).exp()
+            s: Tensor = (0.5 * setup.out.double().log_softmax(-1)).exp()
             shaped = s * shaped
-            shaped = shaped - s * (s * shaped).sum(1, keepdim=True)
+            shaped = shaped - s * (s * shaped).sum(-1, keepdim=True)
         return shaped.flatten()
 
     def _split(self, vector: Tensor) -> Values:

@@ -67,6 +67,7 @@ class Fisher(Result):
         params: Which parameters.
         samples: N.
         outputs: C.
+        positions: What the matrix is the mean over: the positions that count, for one label per sample the samples.
         rows: V, rows of the root per sample: the dual has N V rows.
         size: How many numbers the parameters hold.
         dtype: In which the model ran; sums and eigenvalues are in float64.
@@ -84,6 +85,7 @@ class Fisher(Result):
     params: str
     samples: int
     outputs: int
+    positions: int
     rows: int
     size: int
     dtype: torch.dtype

@@ -13,12 +13,21 @@ import torch
 from torch import Tensor, nn
 
 from isometry import roles
-from isometry._base import check_budget, unknown_name
-from isometry.measure._fisher_roots import Kind, Likelihood, check_output, check_targets, root_rows, row_count
+from isometry._base import check_budget, check_tensor, unknown_name
+from isometry.measure._fisher_roots import (
+    IGNORED,
+    Kind,
+    Likelihood,
+    check_output,
+    check_targets,
+    normalizer,
+    root_rows,
+    row_count,
+)
 from isometry.measure._gram import CHUNK_BYTES
 from isometry.measure._gram_plan import Plan, make_plan
-from isometry.measure._guards import call_model, check_inputs, check_model, check_per_sample
-from isometry.tape import untouched
+from isometry.measure._guards import check_model, check_per_sample, open_inputs, run_model
+from isometry.tape import Inputs, measuring
 
 __all__ = ["Setup", "choose_parameters", "make_setup"]
 
@@ -35,17 +44,19 @@ class Setup:
         kind: Which Fisher matrix.
         out: The model's output, detached.
         rows: V, the root's rows per sample.
+        mask: Which positions of the output count, shape (N, *positions); None for all.
         fixed: For the empirical and Monte-Carlo kinds, the root's cotangents (V, *out.shape).
         budget: Bytes that dense matrices may take.
     """
 
     model: nn.Module
-    x: Tensor
+    x: Inputs
     plan: Plan
     likelihood: Likelihood
     kind: Kind
     out: Tensor
     rows: int
+    mask: Tensor | None
     fixed: Tensor | None
     budget: int | None
     _fingerprint: tuple[tuple[int, float], ...] = field(repr=False)
@@ -58,7 +69,45 @@ class Setup:
         """
         if self.fixed is not None:
             return self.fixed
-        return root_rows(self.out, likelihood=self.likelihood, kind=self.kind, targets=None, draws=1, generator=None)
+        return root_rows(
+            self.out,
+            likelihood=self.likelihood,
+            kind=self.kind,
+            targets=None,
+            draws=1,
+            mask=self.mask,
+            generator=None,
+        )
+
+    @property
+    def count(self) -> int:
+        """What the Fisher matrix is the mean over: positions for the categorical likelihood, samples else."""
+        return normalizer(self.out, self.likelihood, self.mask)
+
+    def masked(self, t: Tensor) -> Tensor:
+        """Clear the positions that do not count.
+
+        Args:
+            t: The output's shape.
+
+        Returns:
+            The same shape.
+        """
+        if self.mask is None:
+            return t
+        return t * self.mask.reshape(*self.mask.shape, *[1] * (t.ndim - self.mask.ndim)).to(t)
+
+    def live(self) -> Tensor | None:
+        """Tell the root's rows apart from those that are zero because their position does not count.
+
+        Returns:
+            Shape (V N,), in the dual's order; None where no row is zero for that reason.
+        """
+        if self.mask is None or self.kind == "monte-carlo" or (self.kind, self.likelihood) == ("empirical", "gaussian"):
+            return None
+        flat = self.mask.flatten(1).T  # (P, N)
+        each = self.rows // len(flat)
+        return flat.unsqueeze(1).expand(-1, each, -1).flatten()
 
     @contextmanager
     def measuring(self) -> Iterator[None]:
@@ -75,7 +124,7 @@ class Setup:
                 "the model's parameters or buffers have changed since this Fisher matrix was measured; measure it "
                 "again, or ask for everything before training goes on."
             )
-        with untouched(self.model), torch.enable_grad():
+        with measuring(self.model, training=None):
             for parameter in self.model.parameters():
                 parameter.requires_grad_(False)
             yield
@@ -94,7 +143,7 @@ class Setup:
         again = sum(  # cotangents of reused modules wait for the last call
             self.plan.calls[o].output_numel for b in self.plan.bundles if len(b.calls) > 1 for o in b.calls
         )
-        rows = size * (widest * (2 * item + 8) + again * (item + 8))
+        rows = size * (widest * (2 * item + 8) + again * (item + 8)) + self.rows * self.out.numel() * 2 * item
         formed = CHUNK_BYTES if self.plan.general or any(c.kind != "linear" for c in calls) else 0
         return 2 * 8 * size * size + 8 * size * min(size, max(n, 128)) + activations + rows + formed
 
@@ -122,6 +171,8 @@ def make_setup(
     kind: Kind,
     params: str | Iterable[str],
     draws: int,
+    mask: Tensor | None,
+    class_dim: int | None,
     budget: int | None,
     generator: torch.Generator | None,
 ) -> Setup:
@@ -137,19 +188,62 @@ def make_setup(
     module = check_model(model)
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ValueError(f"draws must be a whole number >= 1, got {draws!r}.")
-    batch = check_inputs(module, x).clone()
+    batch = open_inputs(module, x).clone()
+    if class_dim is not None:
+        batch = batch.changed(class_dim=class_dim)
+    if mask is not None:
+        batch = batch.changed(mask=check_tensor("mask", mask).to(batch.device))
     parameters = choose_parameters(module, params)
     check_per_sample(module, "The Fisher matrix at a batch is", "Call model.eval() first.")
-    with untouched(module):
+    with measuring(module, training=None):
         with torch.no_grad():
             out = check_output(_deterministic(module, batch), likelihood)
+            _insist_on_class_dim(out, batch, likelihood)
         labels = check_targets(targets, out, likelihood, kind)
         plan = make_plan(module, batch, parameters)
+    counted = _counted(batch, out, labels, likelihood)
+    rows = row_count(likelihood, kind, out.shape, draws)
     fixed = None
     if kind != "true":
-        fixed = root_rows(out, likelihood=likelihood, kind=kind, targets=labels, draws=draws, generator=generator)
-    rows = row_count(likelihood, kind, out[0].numel(), draws)
-    return Setup(module, batch, plan, likelihood, kind, out, rows, fixed, budget, _fingerprint(module))
+        check_budget(
+            rows * out.numel() * (out.element_size() + 8),
+            budget,
+            what=f"the {rows} directions per sample in the space of the outputs, {tuple(out.shape)} in shape,",
+            instead="Take fewer samples, shorter sequences or fewer draws,",
+        )
+        fixed = root_rows(
+            out, likelihood=likelihood, kind=kind, targets=labels, draws=draws, mask=counted, generator=generator
+        )
+    return Setup(module, batch, plan, likelihood, kind, out, rows, counted, fixed, budget, _fingerprint(module))
+
+
+def _insist_on_class_dim(out: Tensor, batch: Inputs, likelihood: Likelihood) -> None:
+    if likelihood == "categorical" and out.ndim - batch.whole > 3 and batch.class_dim is None:
+        raise ValueError(
+            f"model returned outputs of shape {tuple(out.shape)}, and it is not clear along which dimension the "
+            "classes lie; pass class_dim=1 for (N, classes, height, width), class_dim=-1 for classes last."
+        )
+
+
+def _counted(batch: Inputs, out: Tensor, labels: Tensor | None, likelihood: Likelihood) -> Tensor | None:
+    """Say which positions count: the mask's, and for labels those that are known.
+
+    Returns:
+        Shape (N, *positions), or None for all.
+
+    Raises:
+        ValueError: If none count.
+    """
+    shape = tuple(out.shape[:-1])
+    if batch.mask is not None and batch.mask.shape == shape[1:] and len(batch) == 1:  # of one whole graph
+        batch = batch.changed(mask=batch.mask.unsqueeze(0))
+    mask = batch.counted(shape)
+    if labels is not None and likelihood == "categorical" and bool((labels == IGNORED).any()):
+        known = (labels != IGNORED).to(out.device)
+        mask = known if mask is None else mask.to(out.device) & known
+    if mask is not None and not bool(mask.any()):
+        raise ValueError("mask leaves no position that counts; mark at least one.")
+    return None if mask is None or bool(mask.all()) else mask.to(out.device)
 
 
 def choose_parameters(model: nn.Module, params: str | Iterable[str]) -> dict[str, nn.Parameter]:
@@ -190,7 +284,7 @@ def choose_parameters(model: nn.Module, params: str | Iterable[str]) -> dict[str
     return {n: p for n, p in everything.items() if any(fnmatchcase(n, pattern) for pattern in patterns)}
 
 
-def _deterministic(model: nn.Module, x: Tensor) -> Tensor:
+def _deterministic(model: nn.Module, x: Inputs) -> Tensor:
     """Run a model and refuse it if it drew random numbers.
 
     Returns:
@@ -199,9 +293,9 @@ def _deterministic(model: nn.Module, x: Tensor) -> Tensor:
     Raises:
         ValueError: If the state of torch's or NumPy's generator moved.
     """
-    cuda = torch.cuda.is_available() and x.is_cuda
+    cuda = torch.cuda.is_available() and x.device.type == "cuda"
     before = torch.get_rng_state(), torch.cuda.get_rng_state(x.device) if cuda else None, _numpy_state()
-    out = call_model(model, x.clone())
+    out = run_model(model, x.clone())
     same = torch.equal(before[0], torch.get_rng_state()) and before[2] == _numpy_state()
     if before[1] is not None:
         same = same and torch.equal(before[1], torch.cuda.get_rng_state(x.device))

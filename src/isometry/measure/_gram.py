@@ -17,7 +17,7 @@ from isometry.measure._gram_general import general_contribution
 from isometry.measure._gram_modules import Layout, by_sample, outer_backs, outer_features, scale_rows, token_features
 from isometry.measure._gram_plan import Bundle, CallPlan, Plan
 from isometry.measure._gram_sums import DenseFeatures, FullGram, GramSum, SampleGrams, TokenFeatures
-from isometry.tape import Call, StaleActivationError, record
+from isometry.tape import Call, Inputs, StaleActivationError, record
 
 __all__ = ["CHUNK_BYTES", "Sums", "accumulate"]
 
@@ -37,7 +37,7 @@ class _Waiting:
 
 def accumulate(
     model: nn.Module,
-    x: Tensor,
+    x: Inputs,
     plan: Plan,
     cotangents: Callable[[Tensor], Tensor],
     sums: Sums,
@@ -83,7 +83,7 @@ def accumulate(
 
 def _attempt(
     model: nn.Module,
-    x: Tensor,
+    x: Inputs,
     plan: Plan,
     cotangents: Callable[[Tensor], Tensor],
     sums: Sums,
@@ -104,17 +104,18 @@ def _attempt(
         record(model, lambda n, _m: n in plan.watched, keep=False, on_call=keep, cotangents=True, copy=copy) as tape,
         torch.enable_grad(),
     ):
-        out = model(x.clone())
+        out = x.clone().run(model)
         back = cotangents(out.detach())
         _check_calls(plan, calls)
         if calls and out.requires_grad:
             sweep = _Sweep(plan, calls, sums, left)
             tape.pull_back(out, back, sweep.hear, batched=batched)
             sweep.flush()
-    for group, names in plan.general_groups().items():
-        general_contribution(model, x, {n: plan.parameters[n] for n in names}, back, sums(group), CHUNK_BYTES)
-        for name in names:
-            left.finished(group, name)
+    if plan.general:
+        general = {name: plan.parameters[name] for name in plan.general}
+        general_contribution(model, x, general, back, lambda name: sums(plan.group_of(name)), CHUNK_BYTES)
+    for name in plan.general:
+        left.finished(plan.group_of(name), name)
     left.flush()
     return out.detach(), back
 

@@ -7,58 +7,92 @@ directions inside). Where a model has operations that ``vmap`` cannot take, samp
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, vjp, vmap
+from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isometry.measure._gram_sums import FullGram, SampleGrams
+from isometry.tape import Inputs
 
 __all__ = ["general_contribution", "parameter_rows", "transformable"]
+
+Values = dict[str, Tensor]
 
 
 def general_contribution(
     model: nn.Module,
-    x: Tensor,
+    x: Inputs,
     parameters: dict[str, nn.Parameter],
     cotangents: Tensor,
-    into: FullGram | SampleGrams,
+    into: Callable[[str], FullGram | SampleGrams],
     chunk_bytes: int,
 ) -> None:
-    """Add the contribution of parameters without a closed form, in blocks of samples that fit into memory.
+    """Add the contributions of parameters without a closed form, in blocks of samples that fit into memory.
+
+    Each pass through the model forms the rows of as many parameters as fit into memory for all samples; only a
+    parameter that is larger by itself is taken some samples at a time.
 
     Args:
         model: The model.
         x: The batch.
-        parameters: By name; their rows are concatenated.
+        parameters: By name.
         cotangents: Shape (V, N, *output of one sample).
-        into: The sum to add to.
+        into: Gives the sum that a parameter's contribution is added to, by its name.
         chunk_bytes: Memory for formed rows at a time.
     """
     directions, samples = cotangents.shape[:2]
-    size = sum(p.numel() for p in parameters.values())
-    per_sample = directions * size * (cotangents.element_size() + 8)
-    block = max(1, min(samples, chunk_bytes // per_sample))
+    per_number = directions * (cotangents.element_size() + 8)  # bytes per sample
 
-    def rows_of(part: slice) -> Tensor:
-        return parameter_rows(model, x[part], parameters, cotangents[:, part])
+    for names in _packed({n: p.numel() for n, p in parameters.items()}, chunk_bytes // (per_number * samples)):
+        chosen = {name: parameters[name] for name in names}
+        size = sum(p.numel() for p in chosen.values())
+        block = max(1, min(samples, chunk_bytes // (per_number * size)))
 
-    if block >= samples:
-        into.add_rows(rows_of(slice(0, samples)))
-        return
-    slices = [slice(start, min(start + block, samples)) for start in range(0, samples, block)]
+        def rows_of(part: slice, chosen: dict[str, nn.Parameter] = chosen) -> Values:
+            return parameter_rows(model, x[part], chosen, cotangents[:, part])
+
+        if block >= samples:
+            for name, rows in rows_of(slice(0, samples)).items():
+                into(name).add_rows(rows)
+        else:
+            _add_in_blocks(rows_of, into, [slice(s, min(s + block, samples)) for s in range(0, samples, block)])
+
+
+def _packed(sizes: dict[str, int], limit: int) -> list[list[str]]:
+    """Pack parameters, in their order, into groups of at most so many numbers; a larger one is a group by itself.
+
+    Returns:
+        Groups of names.
+    """
+    groups: list[list[str]] = []
+    room = 0
+    for name, size in sizes.items():
+        if not groups or size > room:
+            groups.append([])
+            room = limit
+        groups[-1].append(name)
+        room -= size
+    return groups
+
+
+def _add_in_blocks(
+    rows_of: Callable[[slice], Values], into: Callable[[str], FullGram | SampleGrams], slices: list[slice]
+) -> None:
     for i, rows in enumerate(slices):
         left = rows_of(rows)
-        into.add_between(left, rows, left, rows)
-        if isinstance(into, FullGram):
+        for name, part in left.items():
+            into(name).add_between(part, rows, part, rows)
+        if any(isinstance(into(name), FullGram) for name in left):
             for columns in slices[:i]:  # formed again: time, not memory
-                into.add_between(left, rows, rows_of(columns), columns)
+                for name, part in rows_of(columns).items():
+                    into(name).add_between(left[name], rows, part, columns)
 
 
-def parameter_rows(model: nn.Module, x: Tensor, parameters: dict[str, nn.Parameter], cotangents: Tensor) -> Tensor:
+def parameter_rows(model: nn.Module, x: Inputs, parameters: dict[str, nn.Parameter], cotangents: Tensor) -> Values:
     """Form the Jacobian rows of some parameters.
 
     Args:
@@ -68,22 +102,25 @@ def parameter_rows(model: nn.Module, x: Tensor, parameters: dict[str, nn.Paramet
         cotangents: Shape (V, N, *output of one sample).
 
     Returns:
-        Shape (V, N, numbers in the parameters).
+        Rows by name, each of shape (V, N, numbers in the parameter).
     """
-    detached = {name: p.detach() for name, p in parameters.items()}
+    detached: Values = {name: p.detach() for name, p in parameters.items()}
 
-    def rows_of_one(sample: Tensor, back: Tensor) -> Tensor:  # back: (V, *output)
+    def rows_of_one(sample: list[Tensor], back: Tensor) -> Values:  # back: (V, *output)
+        alone = x.with_rows([row.unsqueeze(0) for row in sample])
+
         def one(values: dict[str, Tensor]) -> Tensor:
-            out: Tensor = functional_call(model, values, (sample.unsqueeze(0),))
-            return out.squeeze(0)
+            return alone.run_with(model, values).squeeze(0)
 
         pull = vjp(one, detached)[1]
         grads = vmap(pull)(back)[0]
-        return torch.cat([grads[name].reshape(len(back), -1) for name in detached], 1)
+        return {name: grads[name].reshape(len(back), -1) for name in detached}
 
     with transformable():
         try:
-            return vmap(rows_of_one, in_dims=(0, 1), out_dims=1)(x, cotangents)
+            if x.whole:
+                return {name: rows.unsqueeze(1) for name, rows in rows_of_one([], cotangents[:, 0]).items()}
+            return vmap(rows_of_one, in_dims=(0, 1), out_dims=1)(x.rows(), cotangents)
         except RuntimeError:
             return _looped(model, x, detached, cotangents)
 
@@ -104,17 +141,16 @@ def transformable() -> Iterator[None]:
         yield
 
 
-def _looped(model: nn.Module, x: Tensor, values: dict[str, Tensor], cotangents: Tensor) -> Tensor:
-    rows = []
-    for n in range(x.shape[0]):
+def _looped(model: nn.Module, x: Inputs, values: Values, cotangents: Tensor) -> Values:
+    rows: dict[str, list[Tensor]] = {name: [] for name in values}
+    for n in range(len(x)):
         leaves = {name: value.clone().requires_grad_() for name, value in values.items()}
         with torch.enable_grad():
-            out = functional_call(model, leaves, (x[n : n + 1].clone(),)).squeeze(0)
-        directions = []
+            out = x[n : n + 1].clone().run_with(model, leaves).squeeze(0)
         for back in cotangents[:, n]:
             grads = torch.autograd.grad(
                 out, list(leaves.values()), back, retain_graph=True, allow_unused=True, materialize_grads=True
             )
-            directions.append(torch.cat([g.flatten() for g in grads]))
-        rows.append(torch.stack(directions))
-    return torch.stack(rows, 1)
+            for name, gradient in zip(leaves, grads, strict=True):
+                rows[name].append(gradient.flatten())
+    return {name: torch.stack(parts).view(len(x), len(cotangents), -1).transpose(0, 1) for name, parts in rows.items()}

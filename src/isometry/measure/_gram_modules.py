@@ -12,6 +12,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional
 
 __all__ = [
@@ -19,7 +20,9 @@ __all__ = [
     "Layout",
     "by_sample",
     "find_layout",
+    "is_scale",
     "kind_of",
+    "leading_dimensions",
     "outer_backs",
     "outer_features",
     "scale_rows",
@@ -40,6 +43,10 @@ _CHANNEL_NORMS = (
 )
 _INSTANCE: dict[type[nn.Module], int] = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}
 _SHAPE_NORMS = (nn.LayerNorm, nn.RMSNorm)
+_OWN_SHAPE = (nn.LayerNorm.forward, nn.RMSNorm.forward)
+_OWN_FORWARD = (*_OWN_SHAPE, *(norm.forward for norm in _CHANNEL_NORMS))
+# Closed forms of classes that other packages define, by the module that defines them: known without importing it.
+_FOREIGN: dict[tuple[str, str], Kind] = {("transformers.pytorch_utils", "Conv1D"): "linear"}  # weight (in, out)
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,9 @@ class Layout:
 
 def kind_of(module: nn.Module) -> Kind | None:
     """Say which closed form a module's own ``forward`` obeys; a subclass with another forward has none.
+
+    A module of anybody's that holds nothing but a vector ``weight`` (and ``bias``) may be a normalization: that remains
+    to be seen by ``is_scale``.
 
     Returns:
         The kind, or None.
@@ -70,7 +80,44 @@ def kind_of(module: nn.Module) -> Kind | None:
                 if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
                     return None
                 return kind
-    return None
+    owner = getattr(type(module).forward, "__module__", ""), type(module).forward.__qualname__.partition(".")[0]
+    return _FOREIGN.get(owner, "norm" if _holds_vectors(module) else None)
+
+
+def _holds_vectors(module: nn.Module) -> bool:
+    weight = module._parameters.get("weight")
+    names = {name for name, p in module._parameters.items() if p is not None}
+    return not module._modules and weight is not None and weight.ndim == 1 and names <= {"weight", "bias"}
+
+
+def is_scale(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> bool:
+    """See by trying whether a module is a scale and a shift of something that its parameters do not enter.
+
+    Args:
+        module: A module that ``kind_of`` takes for a normalization.
+        inputs: The tensors that it was called with.
+        output: What it returned.
+
+    Returns:
+        True for torch's own normalizations; for others whether out = n(x) * weight + bias along the last dimension.
+    """
+    if type(module).forward in _OWN_FORWARD:
+        return True
+    weight, bias = module.get_parameter("weight").detach(), module._parameters.get("bias")
+    if len(inputs) != 1 or output.ndim < 2 or output.shape[-1] != weight.numel():
+        return False
+    other = torch.linspace(-1.5, 2.0, weight.numel(), dtype=weight.dtype, device=weight.device)
+    shift = {} if bias is None else {"bias": torch.zeros_like(bias)}
+    try:
+        at_zero = functional_call(module, {"weight": torch.zeros_like(weight), **shift}, inputs)
+        at_other = functional_call(module, {"weight": other, **shift}, inputs)
+        wanted = at_zero + other * _plain(module, inputs[0])
+        whole = at_zero + weight * _plain(module, inputs[0]) + (0 if bias is None else bias.detach())
+    except (RuntimeError, TypeError, ValueError):
+        return False
+    slack = 1e-3 * float(output.detach().abs().max())
+    pairs = ((at_other, wanted), (output, whole))
+    return all(torch.allclose(a, b, rtol=1e-3, atol=slack) for a, b in pairs)
 
 
 def find_layout(module: nn.Module, shape: torch.Size, other: torch.Size, samples: tuple[int, int]) -> Layout | None:
@@ -89,7 +136,7 @@ def find_layout(module: nn.Module, shape: torch.Size, other: torch.Size, samples
     if len(shape) != len(other):
         return None
     differing = [d for d in range(len(shape)) if shape[d] != other[d]]
-    if len(differing) != 1 or differing[0] >= _leading(module, len(shape)):
+    if len(differing) != 1 or differing[0] >= leading_dimensions(module, len(shape)):
         return None
     axis = differing[0]
     ratio, rest = divmod(shape[axis], samples[0])
@@ -118,7 +165,7 @@ def by_sample(tensor: Tensor, layout: Layout, samples: int, trailing: int, *, le
     return split.reshape(*shape[:lead], samples, -1, *shape[tensor.ndim - trailing :])
 
 
-def _leading(module: nn.Module, ndim: int) -> int:
+def leading_dimensions(module: nn.Module, ndim: int) -> int:
     """Count the first dimensions of a module's output among which the samples may be.
 
     Returns:
@@ -127,7 +174,7 @@ def _leading(module: nn.Module, ndim: int) -> int:
     for base, spatial in _CONVS.items():
         if isinstance(module, base):
             return ndim - spatial - 1
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+    if isinstance(module, _SHAPE_NORMS) and type(module).forward in _OWN_SHAPE:
         return ndim - len(module.normalized_shape)
     if isinstance(module, _CHANNEL_NORMS):
         spatial = next((s for base, s in _INSTANCE.items() if isinstance(module, base)), ndim - 2)
@@ -213,8 +260,9 @@ def scale_rows(
     Returns:
         For each wanted name, rows of shape ``(V, samples, parameter size)``.
     """
-    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
-        keep = len(module.normalized_shape)
+    if not isinstance(module, _CHANNEL_NORMS):
+        own = isinstance(module, _SHAPE_NORMS) and type(module).forward in _OWN_SHAPE
+        keep = len(module.normalized_shape) if own else 1  # type: ignore[arg-type]
         inputs = by_sample(x, layout, samples, keep)
         back = by_sample(a, layout, samples, keep, lead=1)  # (V, N, Q, *shape)
         rows = {"bias": lambda: back.sum(2), "weight": lambda: (back * _plain(module, inputs)).sum(2)}
@@ -231,13 +279,10 @@ def _plain(module: nn.Module, x: Tensor) -> Tensor:
 
     Returns:
         The normalized input.
-
-    Raises:
-        TypeError: If it has no closed form.
     """
-    if isinstance(module, nn.LayerNorm):
+    if isinstance(module, nn.LayerNorm) and type(module).forward is nn.LayerNorm.forward:
         return functional.layer_norm(x, module.normalized_shape, None, None, module.eps)
-    if isinstance(module, nn.RMSNorm):
+    if isinstance(module, nn.RMSNorm) and type(module).forward is nn.RMSNorm.forward:
         return functional.rms_norm(x, list(module.normalized_shape), None, module.eps)
     if isinstance(module, nn.GroupNorm):
         return functional.group_norm(x, module.num_groups, None, None, module.eps)
@@ -246,4 +291,8 @@ def _plain(module: nn.Module, x: Tensor) -> Tensor:
         return functional.instance_norm(x, module.running_mean, module.running_var, None, None, own, 0.0, module.eps)
     if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d):
         return functional.batch_norm(x, module.running_mean, module.running_var, None, None, False, 0.0, module.eps)
-    raise TypeError(f"no closed form for {type(module).__name__}.")
+    # Anybody's: it is linear in its weight, as ``is_scale`` has seen.
+    weight = module.get_parameter("weight").detach()
+    one: Tensor = functional_call(module, {"weight": torch.ones_like(weight)}, (x,))
+    zero: Tensor = functional_call(module, {"weight": torch.zeros_like(weight)}, (x,))
+    return one - zero

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from isometry.measure._gram_modules import Kind, Layout, by_sample, find_layout, kind_of
-from isometry.tape import Call, record
+from isometry.measure._gram_modules import Kind, Layout, by_sample, find_layout, is_scale, kind_of, leading_dimensions
+from isometry.measure._guards import ModelCallError, run_model
+from isometry.tape import Call, Inputs, record
 
 __all__ = ["Bundle", "CallPlan", "Plan", "make_plan"]
 
@@ -151,7 +152,7 @@ def _pop(reads: _Reads) -> None:
     reads.inside.pop()
 
 
-def make_plan(model: nn.Module, x: Tensor, parameters: dict[str, nn.Parameter]) -> Plan:
+def make_plan(model: nn.Module, x: Inputs, parameters: dict[str, nn.Parameter]) -> Plan:
     """Run a model on a few samples and plan how each chosen parameter's Jacobian rows are had.
 
     Args:
@@ -171,9 +172,12 @@ def make_plan(model: nn.Module, x: Tensor, parameters: dict[str, nn.Parameter]) 
         for name, module in model.named_modules()
         if kind_of(module) is not None and any(id(p) in chosen for p in module._parameters.values() if p is not None)
     )
-    samples = x.shape[0]
+    samples = len(x)
     few = 2 if samples == 3 else 3  # not the batch's own size: it must be told apart from other dimensions
-    small = x[:few] if samples > few else x[torch.arange(few, device=x.device) % samples]
+    if x.whole:
+        few, small = 1, x
+    else:
+        small = x[:few] if samples > few else x[torch.arange(few, device=x.device) % samples]
     reads = _Reads(parameters.values())
     closed = [m for n, m in model.named_modules() if n in watched]
     calls: dict[int, Call] = {}
@@ -182,7 +186,7 @@ def make_plan(model: nn.Module, x: Tensor, parameters: dict[str, nn.Parameter]) 
         torch.enable_grad(),
     ):
         with _stack_of(reads, closed), reads:
-            out = model(small.clone())
+            out = _run_few(model, small)
         calls = {call.order: call for call in recording.calls}
         back: dict[int, Tensor] = {}
         if isinstance(out, Tensor) and out.requires_grad and out.ndim and out.shape[0] == few:
@@ -190,23 +194,56 @@ def make_plan(model: nn.Module, x: Tensor, parameters: dict[str, nn.Parameter]) 
             for n in range(few):
                 each[n, n] = torch.linspace(0.5, 1.5, max(out[0].numel(), 1), dtype=out.dtype).reshape(out[0].shape)
             recording.pull_back(out, each, lambda call, a: back.__setitem__(call.order, a.clone()))
-    alone = _alone(model, small[:1], watched)
-    plans = {order: _call_plan(call, alone, back.get(order), few) for order, call in calls.items()}
+    if x.whole:
+        plans = {order: _whole_plan(call) for order, call in calls.items()}
+    else:
+        alone = _alone(model, small[:1], watched)
+        plans = {order: _call_plan(call, alone, back.get(order), few) for order, call in calls.items()}
     return _sort(parameters, plans, chosen, reads.elsewhere, samples, watched)
 
 
-def _alone(model: nn.Module, x: Tensor, watched: frozenset[str]) -> list[Call]:
+def _whole_plan(call: Call) -> CallPlan:
+    """Plan a call in a model whose batch is one sample: whatever precedes the features are positions.
+
+    Returns:
+        The plan.
+    """
+    shape = call.output_shape
+    known = leading_dimensions(call.module, len(shape)) > 0 and _is_what_it_seems(call)
+    layout = Layout(0, 1, shape[0]) if known else None
+    return CallPlan(call.order, call.name, call.module, _kind(call), layout, shape.numel(), call.input.numel())
+
+
+def _is_what_it_seems(call: Call) -> bool:
+    return _kind(call) != "norm" or is_scale(call.module, call.inputs, call.output)
+
+
+def _kind(call: Call) -> Kind:
+    kind = kind_of(call.module)
+    if kind is None:  # pragma: no cover - only modules with a closed form are watched
+        raise AssertionError(call.name)
+    return kind
+
+
+def _run_few(model: nn.Module, x: Inputs) -> Tensor:
+    try:
+        return run_model(model, x.clone())
+    except ModelCallError as error:
+        raise ValueError(
+            f"model ran on the whole batch but not on {len(x)} of its samples ({error}); if its rows influence each "
+            "other, as the nodes of a graph do, pass the batch as one sample: isometry.Inputs(..., whole=True)."
+        ) from error
+
+
+def _alone(model: nn.Module, x: Inputs, watched: frozenset[str]) -> list[Call]:
     with record(model, lambda n, _m: n in watched, copy=True) as recording, torch.no_grad():
-        model(x.clone())
+        _run_few(model, x)
     return recording.calls
 
 
 def _call_plan(call: Call, alone: list[Call], back: Tensor | None, samples: int) -> CallPlan:
-    kind = kind_of(call.module)
-    if kind is None:  # pragma: no cover - only modules with a closed form are watched
-        raise AssertionError(call.name)
     layout = None
-    if call.order < len(alone) and alone[call.order].name == call.name:
+    if _is_what_it_seems(call) and call.order < len(alone) and alone[call.order].name == call.name:
         first = alone[call.order].output
         layout = find_layout(call.module, call.output_shape, first.shape, (samples, 1))
         if layout is not None and back is not None:
@@ -215,7 +252,7 @@ def _call_plan(call: Call, alone: list[Call], back: Tensor | None, samples: int)
         order=call.order,
         name=call.name,
         module=call.module,
-        kind=kind,
+        kind=_kind(call),
         layout=layout,
         output_numel=call.output_shape.numel() // samples,
         input_numel=call.input.numel() // samples,

@@ -13,6 +13,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from isometry._base import check_finite, check_tensor
+from isometry.tape import Inputs, as_inputs
 
 __all__ = [
     "Mixing",
@@ -22,6 +23,8 @@ __all__ = [
     "check_model",
     "check_per_sample",
     "differentiable",
+    "open_inputs",
+    "run_model",
     "sample_mixing",
 ]
 
@@ -58,7 +61,7 @@ def check_model(model: object) -> nn.Module:
     return model
 
 
-def check_inputs(model: nn.Module, x: object) -> Tensor:
+def open_inputs(model: nn.Module, x: object) -> Inputs:
     """Insist on a batch of finite inputs on the model's device.
 
     Returns:
@@ -67,13 +70,25 @@ def check_inputs(model: nn.Module, x: object) -> Tensor:
     Raises:
         ValueError: If the batch is empty, holds NaN or infinity, or lies on another device than the model.
     """
-    tensor = check_finite("x", check_tensor("x", x, min_ndim=1)).detach()
+    if isinstance(x, Tensor):
+        check_tensor("x", x, min_ndim=1)
+    inputs = as_inputs(x)
     parameter = next(model.parameters(), None)
-    if parameter is not None and parameter.device != tensor.device:
-        raise ValueError(
-            f"x is on {tensor.device}, the model on {parameter.device}; move one of them with .to(device)."
-        )
-    return tensor
+    for tensor in inputs.tensors():
+        check_finite("x", check_tensor("x", tensor))
+        if parameter is not None and parameter.device != tensor.device:
+            raise ValueError(
+                f"x is on {tensor.device}, the model on {parameter.device}; move one of them with .to(device)."
+            )
+    return inputs.mapped(Tensor.detach, shared=True)
+
+
+def check_inputs(model: nn.Module, x: object) -> Tensor:
+    return open_inputs(model, x).first
+
+
+def call_model(model: nn.Module, x: Tensor) -> Tensor:
+    return run_model(model, as_inputs(x))
 
 
 def sample_mixing(model: nn.Module) -> tuple[Mixing, ...]:
@@ -136,49 +151,40 @@ def differentiable(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def call_model(model: nn.Module, x: Tensor) -> Tensor:
+def run_model(model: nn.Module, x: Inputs) -> Tensor:
     """Run the model on the inputs, and say in plain words why it failed if it does.
 
     Returns:
-        The output: one floating-point tensor with a row per input.
+        The output that is measured: one floating-point tensor with a row per sample.
 
     Raises:
         ModelCallError: If the model raises.
-        TypeError: If it returns anything but a floating-point tensor.
+        TypeError: If no output is a floating-point tensor, or it is not clear which one is meant.
         ValueError: If the output's first dimension is not the batch.
     """
     try:
-        output = model(x)
+        returned = model(*x.args, **x.kwargs)
     except Exception as error:
         raise ModelCallError(_complaint(model, x, error)) from error
-    if not isinstance(output, Tensor):
-        raise TypeError(
-            f"model returned {_described(output)}; wrap it in a module that returns the one tensor to be measured."
-        )
+    output = x.chosen(returned)
     if not output.is_floating_point():
         raise TypeError(f"model returned a tensor of {output.dtype}; measurements need its real-valued outputs.")
-    if output.ndim == 0 or output.shape[0] != x.shape[0]:
+    if output.ndim == 0 or output.shape[0] != len(x):
         raise ValueError(
-            f"model returned shape {tuple(output.shape)} for {x.shape[0]} inputs; the first dimension of x and of the "
+            f"model returned shape {tuple(output.shape)} for {len(x)} inputs; the first dimension of x and of the "
             "output must be the batch."
         )
     return output
 
 
-def _complaint(model: nn.Module, x: Tensor, error: Exception) -> str:
+def _complaint(model: nn.Module, x: Inputs, error: Exception) -> str:
     first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-    text = f"model raised {type(error).__name__} on x of shape {tuple(x.shape)} and dtype {x.dtype}: {first}"
+    text = f"model raised {type(error).__name__} on {x}: {first}"
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if parameter is not None and x.dtype != parameter.dtype and "dtype" in str(error):
+    given = x.first if x.leaf is None else x.leaf
+    if parameter is not None and given.dtype != parameter.dtype and "dtype" in str(error):
         return f"{text}. The model's parameters are {parameter.dtype}; pass x.to({parameter.dtype})."
-    if x.is_floating_point() and any(isinstance(m, nn.Embedding) for m in model.modules()) and "indices" in str(error):
+    tokens = any(isinstance(m, nn.Embedding) for m in model.modules()) and "indices" in str(error)
+    if given.is_floating_point() and tokens:
         return f"{text}. The model starts with an embedding; pass integer indices."
     return f"{text}. Pass inputs that the model accepts, with the batch as the first dimension."
-
-
-def _described(output: object) -> str:
-    if isinstance(output, dict):
-        return f"a {type(output).__name__} with keys {', '.join(map(repr, list(output)[:5]))}"
-    if isinstance(output, tuple | list):
-        return f"a {type(output).__name__} of {len(output)} elements"
-    return f"{type(output).__name__}"

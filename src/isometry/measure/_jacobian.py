@@ -7,13 +7,17 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from isometry.measure._guards import check_inputs, check_model
+from isometry.measure._guards import check_model, open_inputs
 from isometry.measure._jacobian_chain import Chain
 from isometry.measure._jacobian_operator import Jacobian, parameter_versions
 from isometry.measure._jacobian_path import REMEDY, Path, opened
+from isometry.tape import Inputs
 
 __all__ = ["jacobian"]
 
@@ -22,7 +26,7 @@ _KEPT_BYTES = 256 * 2**20  # of a chain's slopes (and of weights in another dtyp
 
 def jacobian(
     model: nn.Module,
-    x: Tensor,
+    x: Tensor | Inputs | Mapping[str, Any] | Sequence[Any],
     start: str | None = None,
     stop: str | None = None,
     *,
@@ -38,8 +42,10 @@ def jacobian(
     If the stop also depends on the input around the start, that other way is held fixed.
 
     Args:
-        model: Any module that returns one tensor.
-        x: Inputs, the batch as the first dimension. Samples must not influence each other.
+        model: Any module.
+        x: Inputs, the batch as the first dimension: a tensor, a tuple, a dict by argument name, or ``Inputs``. Samples
+            must not influence each other. Of several inputs the first real-valued one is what a path from the model's
+            input starts at; the others are held fixed.
         start: Qualified name of the module at whose output the path starts; None for the model's input.
         stop: Qualified name of the module at whose output it ends; None for the model's output.
         training: Measure in training mode, in evaluation mode, or (None) in the modes that the model is in. Batch
@@ -66,11 +72,11 @@ def jacobian(
         True
     """
     check_model(model)
-    inputs = check_inputs(model, x)
-    if start is None and not inputs.is_floating_point():
+    inputs = open_inputs(model, x)
+    if start is None and inputs.leaf is None:
         raise ValueError(
-            f"x has dtype {inputs.dtype}, so nothing can be differentiated with respect to it; name the module after "
-            "whose output to start (start=), an embedding for example."
+            f"x has dtype {inputs.first.dtype}, so nothing can be differentiated with respect to it; name the module "
+            "after whose output to start (start=), an embedding for example."
         )
     if start is not None and start == stop:
         raise ValueError(f"start and stop are both {start!r}; name two modules, or leave one of them out.")

@@ -17,6 +17,7 @@ from isometry.measure._jacobian_chain import Chain
 from isometry.measure._jacobian_dense import chain_blocks, dense_blocks, sweep_bytes
 from isometry.measure._jacobian_path import Path, opened
 from isometry.measure._jacobian_result import JacobianExtremes, JacobianSpectrum
+from isometry.tape import Inputs
 
 __all__ = ["Jacobian", "parameter_versions"]
 
@@ -50,7 +51,7 @@ class Jacobian:
     dtype: torch.dtype
     budget: int | None
     _model: nn.Module = field(repr=False)
-    _x: Tensor = field(repr=False)
+    _x: Inputs = field(repr=False)
     _training: bool | None = field(repr=False)
     _widest: int = field(repr=False)
     _versions: tuple[tuple[int, int], ...] = field(repr=False)

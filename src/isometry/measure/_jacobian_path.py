@@ -10,12 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isometry._base import unknown_name
-from isometry.measure._guards import call_model, check_per_sample
+from isometry.measure._guards import check_per_sample, run_model
 from isometry.measure._jacobian_chain import Chain, ChainRecorder
-from isometry.tape import untouched
+from isometry.tape import Inputs, measuring
 
 __all__ = ["REMEDY", "NotTwiceDifferentiableError", "Path", "opened"]
 
@@ -180,7 +179,7 @@ class _RefusedError(TypeError):
 
 @contextmanager
 def opened(
-    model: nn.Module, x: Tensor, start: str | None, stop: str | None, *, training: bool | None, wary: bool = False
+    model: nn.Module, x: Inputs, start: str | None, stop: str | None, *, training: bool | None, wary: bool = False
 ) -> Iterator[Path]:
     """Run the model once and hold the graph between two modules' outputs inside the block.
 
@@ -197,11 +196,9 @@ def opened(
     """
     first, last = find_module(model, "start", start), find_module(model, "stop", stop)
     with ExitStack() as stack:
-        stack.enter_context(untouched(model, training=training))
+        stack.enter_context(measuring(model, training=training))
         if wary:
             check_per_sample(model, "the Jacobian of one input is", REMEDY)
-        stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(torch.enable_grad())
         model.requires_grad_(False)
         entry: list[tuple[Tensor, Tensor]] = []  # the leaf, and the tensor that is handed on
         recorder = ChainRecorder(len(x))
@@ -221,9 +218,9 @@ def opened(
                 hooks.callback(last.register_forward_hook(tap_out).remove)
             if first is not None:
                 hooks.callback(first.register_forward_hook(tap_in).remove)
-            # The fused attention kernels can be differentiated only once, and not for many cotangents together.
-            hooks.enter_context(sdpa_kernel(SDPBackend.MATH))
-            given = enter(x) if first is None else x.clone()  # the model may overwrite it
+            given = x.clone()  # the model may overwrite it
+            if first is None and x.leaf is not None:
+                given = given.with_leaf(enter(x.leaf))
             final = _called(model, given)
         if first is not None:
             tap_in.only()
@@ -243,9 +240,9 @@ def opened(
         yield Path(leaf, output, chain, widest)
 
 
-def _called(model: nn.Module, given: Tensor) -> Tensor:
+def _called(model: nn.Module, given: Inputs) -> Tensor:
     try:
-        return call_model(model, given)
+        return run_model(model, given)
     except ValueError as error:
         if isinstance(error.__cause__, _RefusedError):
             raise TypeError(str(error.__cause__)) from None
@@ -286,9 +283,9 @@ def _random_image(leaf: Tensor, output: Tensor, start: str | None, stop: str | N
     return cotangent.reshape(count, 1, -1), image.reshape(count, 1, -1)
 
 
-def _insist_on_repetition(model: nn.Module, x: Tensor, final: Tensor) -> None:
+def _insist_on_repetition(model: nn.Module, x: Inputs, final: Tensor) -> None:
     with torch.no_grad():
-        again = call_model(model, x.clone())
+        again = run_model(model, x.clone())
     scale = final.detach().abs().max()
     if bool(((again - final.detach()).abs().max() > 1e-2 * scale).item()):
         raise ValueError(f"model is random: two passes over the same inputs differ, so it has no Jacobian. {REMEDY}")

@@ -12,24 +12,26 @@ References:
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from isometry._base import Cost, stopwatch
+from isometry.measure._fisher_roots import IGNORED
 from isometry.measure._guards import (
-    call_model,
-    check_inputs,
     check_model,
     check_per_sample,
     differentiable,
+    open_inputs,
+    run_model,
     sample_mixing,
 )
 from isometry.measure._moments import RangeRisk, by_sample, mean_cosine, range_risk, second_moment
 from isometry.measure._signal_result import ActivationSignal, LayerSignal, SignalResult
 from isometry.measure._signal_watch import LayerTrace, Watch, layer_kinds
-from isometry.tape import untouched
+from isometry.tape import Inputs, measuring
 
 __all__ = ["signal"]
 
@@ -38,7 +40,7 @@ Probe = Literal["cross-entropy", "mse", "random cotangent"]
 
 def signal(
     model: nn.Module,
-    x: Tensor,
+    x: Tensor | Inputs | Mapping[str, Any] | Sequence[Any],
     targets: Tensor | None = None,
     *,
     training: bool | None = None,
@@ -56,10 +58,10 @@ def signal(
     the result says so).
 
     Args:
-        model: Any module that returns one tensor.
-        x: Inputs, the batch as the first dimension.
-        targets: Class indices (N,) for the cross-entropy of the outputs (N, K), or real values of the outputs' shape
-            for the mean squared error. None sends random unit cotangents back instead.
+        model: Any module.
+        x: Inputs, the batch as the first dimension: a tensor, a tuple, a dict by argument name, or ``Inputs``.
+        targets: Class indices (N,) for the cross-entropy of the outputs (N, K), (N, T) for one label per position, or
+            real values of the outputs' shape for the mean squared error. None sends random unit cotangents back.
         training: Measure in training mode, in evaluation mode, or (None) in the modes that the model is in.
         generator: Source of the random cotangents.
 
@@ -79,8 +81,8 @@ def signal(
         (0.25, 0.25)
     """
     check_model(model)
-    inputs = check_inputs(model, x)
-    with stopwatch() as watch, untouched(model, training=training), differentiable(model):
+    inputs = open_inputs(model, x)
+    with stopwatch() as watch, measuring(model, training=training), differentiable(model):
         if training is None:
             check_per_sample(
                 model,
@@ -89,15 +91,16 @@ def signal(
             )
         kinds = layer_kinds(model)
         traces = Watch(len(inputs), kinds)
-        leaf = inputs.detach().requires_grad_(inputs.is_floating_point())
+        leaf = None if inputs.leaf is None else inputs.leaf.detach().requires_grad_()
+        given = inputs.clone()  # which a model that works in place may overwrite
         with traces.attached(model):
-            output = call_model(model, leaf.clone())  # a copy, which a model that works in place may overwrite
+            output = run_model(model, given if leaf is None else given.with_leaf(leaf.clone()))
         notes = _notes(model, traces)
         probe, losses = _losses(output, targets, generator)
-        input_gradient, weights = _send_back(losses.sum(), leaf, model)
+        input_gradient, weights = _send_back(losses.sum(), leaf, len(inputs), model)
         modes = any(module.training for module in model.modules())
     loss = losses.detach().double().mean().item() if targets is not None else math.nan
-    rows = by_sample(inputs, len(inputs)) if inputs.is_floating_point() else None
+    rows = by_sample(inputs.leaf, len(inputs)) if inputs.leaf is not None else None
     return SignalResult(
         layers=tuple(_layer(trace, weights) for trace in traces.layers),
         activations=_activations(traces),
@@ -143,29 +146,36 @@ def _losses(output: Tensor, targets: Tensor | None, generator: torch.Generator |
             )
         wanted = targets.detach().to(output)
         return "mse", (output - wanted).square().reshape(len(output), -1).mean(1)
-    if output.ndim < 2 or targets.shape != (output.shape[0], *output.shape[2:]):
+    logits = output if output.ndim > 1 and targets.shape == output.shape[:-1] else output.movedim(1, -1)  # (N, ..., C)
+    if output.ndim < 2 or targets.shape != logits.shape[:-1]:
         raise ValueError(
             f"targets have shape {tuple(targets.shape)}, the outputs {tuple(output.shape)}; class indices need shape "
-            "(N,) for outputs (N, classes)."
+            "(N,) for outputs (N, classes), (N, T) for outputs (N, T, classes) or (N, classes, T)."
         )
-    classes, low, high = output.shape[1], int(targets.min()), int(targets.max())
+    labels, classes = targets.long().to(output.device), logits.shape[-1]
+    known = labels[labels != IGNORED]
+    low, high = (int(known.min()), int(known.max())) if known.numel() else (IGNORED, IGNORED)
     if low < 0 or high >= classes:
         raise ValueError(
             f"targets lie in {low}..{high}, but the model has {classes} outputs; labels must be 0..{classes - 1}."
         )
-    each = torch.nn.functional.cross_entropy(output.float(), targets.long().to(output.device), reduction="none")
-    return "cross-entropy", each.reshape(len(output), -1).mean(1)
+    flat = torch.nn.functional.cross_entropy(
+        logits.float().reshape(-1, classes), labels.flatten(), reduction="none", ignore_index=IGNORED
+    ).reshape(len(output), -1)
+    # Of samples with fewer labels than others each label counts the same, as in the usual mean over positions.
+    return "cross-entropy", flat.sum(1) * (len(output) / known.numel())
 
 
-def _send_back(total: Tensor, leaf: Tensor, model: nn.Module) -> tuple[float, dict[int, tuple[float, RangeRisk]]]:
+def _send_back(
+    total: Tensor, leaf: Tensor | None, count: int, model: nn.Module
+) -> tuple[float, dict[int, tuple[float, RangeRisk]]]:
     """Differentiate the summed losses; the layers' hooks see their share as it passes.
 
     Returns:
         The input's gradient norm, and by parameter the squared norm and range of the mean loss's gradient.
     """
-    count = len(leaf)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    inputs = [leaf] if leaf.requires_grad else []
+    inputs = [] if leaf is None else [leaf]
     if not total.requires_grad or not (parameters or inputs):
         return math.nan, {}
     gradients = torch.autograd.grad(total, [*inputs, *parameters], allow_unused=True)
