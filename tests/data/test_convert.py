@@ -11,7 +11,7 @@ import torch.utils.data as tud
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from isometry.data import Dataset, as_dataset
+from isometry.data import Dataset, as_dataset, batch
 
 X = np.random.default_rng(0).normal(size=(6, 3))
 Y = np.array([0, 1, 2, 0, 1, 2])
@@ -200,3 +200,57 @@ def test_ragged_samples_are_refused():
 
 def test_a_name_is_loaded():
     assert isinstance(as_dataset("digits"), Dataset)
+
+
+IDS = torch.arange(24).reshape(4, 6) % 5
+
+
+def test_several_inputs_and_a_label_per_position():
+    given = {"input_ids": IDS, "attention_mask": torch.ones_like(IDS), "labels": IDS.masked_fill(IDS == 0, -100)}
+    data = as_dataset(given)
+    assert (len(data), data.shape, data.classes) == (4, (6,), 5)
+    assert set(data.inputs.kwargs) == {"input_ids", "attention_mask"}
+    assert torch.equal(data.targets, given["labels"])
+    again = as_dataset(
+        torch.utils.data.DataLoader([{k: v[i] for k, v in given.items()} for i in range(4)], batch_size=3)
+    )
+    assert torch.equal(again.inputs.kwargs["input_ids"], IDS)
+    assert torch.equal(again.targets, data.targets)
+
+
+def test_inputs_by_position():
+    data = as_dataset(((torch.ones(4, 3), torch.zeros(4, 2)), torch.tensor([0, 1, 1, 0])))
+    assert [tuple(t.shape) for t in data.inputs[:2].rows()] == [(2, 3), (2, 2)]
+    x, y = batch(data, 2, generator=torch.Generator().manual_seed(0))
+    assert len(x) == len(y) == 2
+
+
+def test_sequences_of_features_with_labels():
+    assert as_dataset((torch.ones(4, 6, 2), IDS)).targets.shape == (4, 6)
+    with pytest.raises(ValueError, match=r"must be \(N,\) class labels, got integers of shape \(4, 6\)"):
+        as_dataset((torch.ones(4, 6), IDS))  # one-hot rows, say: no position has features of its own
+
+
+@pytest.mark.parametrize(
+    ("data", "error", "message"),
+    [
+        ({"input_ids": IDS, "labels": IDS * 0 - 100}, ValueError, "targets are all -100, the label that is left out"),
+        ([{"input_ids": IDS[0]}], TypeError, "has the keys 'input_ids', but no 'labels'; add the targets"),
+        (
+            [{"input_ids": IDS[0], "labels": 0}, {"input_ids": IDS[1, :4], "labels": 1}],
+            ValueError,
+            r"inputs differ in shape from batch to batch \(\(4,\), \(6,\)\).*pad sequences to one length",
+        ),
+    ],
+)
+def test_what_several_inputs_are_refused_for(data, error, message):
+    given = torch.utils.data.DataLoader(data, batch_size=1) if isinstance(data, list) else data
+    with pytest.raises(error, match=message):
+        as_dataset(given)
+
+
+def test_an_exhausted_loader():
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.ones(2, 2), torch.zeros(2)), batch_size=2)
+    loader.batch_sampler.sampler = iter(())
+    with pytest.raises(ValueError, match="empty, or an iterator that is already exhausted"):
+        as_dataset(loader)

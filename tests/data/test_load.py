@@ -84,13 +84,13 @@ def test_what_is_wrong_with_a_users_function(module, reference, error, message):
     [
         ("digit", "unknown DATA 'digit'; did you mean 'digits'?"),
         ("fashion_mnist", "unknown DATA 'fashion_mnist'; did you mean 'fashion-mnist'?"),
-        ("zzz", "unknown DATA 'zzz'; known names: digits, fashion-mnist."),
+        ("zzz", "unknown DATA 'zzz'; known names: digits, fashion-mnist, shakespeare."),
         ("missing.npz", "DATA: there is no file or folder 'missing.npz'; check the path (now in"),
         ("some/folder", "DATA: there is no file or folder 'some/folder'"),
         ("digits:folder", "DATA 'digits' ships with the package and takes no folder, got 'folder'"),
         ("digits:classes=10", "DATA 'digits' takes no options classes= or size="),
         ("missing.npz:classes=", "DATA option 'classes=' has no value; write key=value"),
-        (" ", "DATA is empty; known names: digits, fashion-mnist, or give a file"),
+        (" ", "DATA is empty; known names: digits, fashion-mnist, shakespeare, or give a file"),
     ],
 )
 def test_references_that_name_nothing(reference, message):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from isometry.tape import Inputs
 from isometry.training import fit
 
 
@@ -133,3 +134,19 @@ def test_bad_data_and_frozen_models_are_named():
         fit(net(), (blobs()[0], blobs()[1][:-1]), steps=1)
     with pytest.raises(ValueError, match="nothing to train"):
         fit(net().requires_grad_(False), blobs(), steps=1)
+
+
+def test_sequences_with_labels_left_out():
+    torch.manual_seed(0)
+    ids = torch.randint(5, (64, 6))
+    labels = (ids + 1) % 5  # of each token by itself
+    labels[:, :3] = -100
+    net = torch.nn.Sequential(torch.nn.Embedding(5, 8), torch.nn.Linear(8, 5))
+    inputs = Inputs(kwargs={"input": ids})
+    curve = fit(net, (inputs, labels), steps=150, lr=0.05, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = net(ids)
+    wanted = torch.nn.functional.cross_entropy(logits[:, 3:].flatten(0, 1), labels[:, 3:].flatten())
+    assert curve.learned
+    assert curve.accuracy == 1
+    assert curve.final_loss == pytest.approx(float(wanted), rel=1e-5)

@@ -4,7 +4,7 @@ Nothing here knows about neural networks; every other room may import from it, a
 """
 
 from isometry._base._budget import DEFAULT_BUDGET, MemoryBudgetError, check_budget, format_bytes
-from isometry._base._checks import check_finite, check_positive, check_tensor, unknown_name
+from isometry._base._checks import IGNORED, check_finite, check_positive, check_tensor, unknown_name
 from isometry._base._progress import Reporter, progress, reporting
 from isometry._base._references import BadReferenceError, in_package, in_user_code, load_callable, short_traceback
 from isometry._base._result import Cost, Result, stopwatch
@@ -17,6 +17,7 @@ __all__ = [
     "stopwatch",
     # errors and guards
     "DEFAULT_BUDGET",
+    "IGNORED",
     "MemoryBudgetError",
     "check_budget",
     "check_finite",

@@ -9,7 +9,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["check_finite", "check_positive", "check_tensor", "unknown_name"]
+__all__ = ["IGNORED", "check_finite", "check_positive", "check_tensor", "unknown_name"]
+
+IGNORED = -100  # the label that torch's cross-entropy leaves out
 
 
 def unknown_name(argument: str, given: object, known: Iterable[str]) -> ValueError:

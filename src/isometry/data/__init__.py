@@ -5,6 +5,7 @@ from isometry.data._convert import as_dataset
 from isometry.data._dataset import Dataset
 from isometry.data._gather import MAX_SAMPLES
 from isometry.data._load import NAMES, load
+from isometry.data._text import from_text
 
 __all__ = [
     # the description
@@ -14,6 +15,7 @@ __all__ = [
     "NAMES",
     # from things in memory
     "as_dataset",
+    "from_text",
     "MAX_SAMPLES",
     # what a measurement looks at
     "batch",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ __all__ = ["batch"]
 
 def batch(
     dataset: Dataset, n: int = 100, *, balanced: bool = True, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Any, Tensor]:
     r"""Draw samples without replacement, as evenly over the classes as they allow.
 
     Args:
@@ -22,7 +24,7 @@ def batch(
         generator: Source of randomness (CPU); None for torch's global one.
 
     Returns:
-        The inputs (n, \*shape) and their targets.
+        The inputs (n, \*shape), a tensor or ``Inputs`` as in the data set, and their targets.
 
     Raises:
         ValueError: If ``n`` is not a positive integer.
@@ -37,7 +39,7 @@ def batch(
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a positive integer, got {n!r}.")
     order = torch.randperm(len(dataset), generator=generator)
-    if balanced and dataset.classes is not None:
+    if balanced and dataset.classes is not None and dataset.targets.ndim == 1:
         order = order[_occurrence(dataset.targets[order.to(dataset.targets.device)].cpu()).argsort(stable=True)]
     chosen = order[:n].to(dataset.inputs.device)
     return dataset.inputs[chosen], dataset.targets[chosen.to(dataset.targets.device)]

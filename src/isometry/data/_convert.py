@@ -10,8 +10,10 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
+from isometry._base import IGNORED
 from isometry.data._dataset import Dataset
-from isometry.data._gather import MAX_SAMPLES, gather, gather_loader, to_tensor
+from isometry.data._gather import MAX_SAMPLES, gather, gather_loader, split_labels, to_tensor
+from isometry.tape import Inputs, as_inputs
 
 __all__ = ["as_dataset", "from_arrays", "from_mapping"]
 
@@ -33,7 +35,9 @@ def as_dataset(
     Args:
         data: A ``Dataset``; a reference for ``load`` ("digits", "file.npz", ...); a pair (inputs, targets) or a
             quadruple (inputs, targets, test_inputs, test_targets) of tensors or NumPy arrays; a mapping with the keys
-            of an ``.npz`` file; a ``DataLoader`` or a torch ``Dataset`` of (input, target) pairs.
+            of an ``.npz`` file, or of a model's keyword arguments and ``labels``; a ``DataLoader`` or a torch
+            ``Dataset`` of (input, target) pairs or such mappings. Inputs may be a tuple or a mapping of tensors, or
+            ``Inputs``, for models that take several.
         name: Name of the data set; by default, what kind of thing was given.
         classes: Number of classes; by default one more than the largest label.
         max_samples: How many samples are gathered at most from a ``DataLoader`` or a torch ``Dataset``.
@@ -56,6 +60,8 @@ def as_dataset(
 
         return load(data, classes=classes)
     if isinstance(data, Mapping):
+        if "labels" in data and not any(key in data for key in _ROLES["inputs"]):
+            return from_arrays(*split_labels(data, "data"), name=name or "tensors", classes=classes)
         return from_mapping(data, name=name or "arrays", classes=classes)
     if isinstance(data, torch.utils.data.DataLoader):
         x, y, note = gather_loader(data, max_samples)
@@ -132,7 +138,7 @@ def from_arrays(
     r"""Build a data set from tensors or arrays, converting dtypes but no values.
 
     Args:
-        inputs: (N, \*shape), tensor or array.
+        inputs: (N, \*shape), tensor or array; a tuple or mapping of such, or ``Inputs``, for models that take several.
         targets: (N,) labels or (N,), (N, K) real targets.
         test_inputs: As ``inputs``, or None.
         test_targets: As ``targets``, or None.
@@ -147,17 +153,24 @@ def from_arrays(
     """
     said = list(notes)
     x = _inputs("inputs", inputs, said)
-    y, classes = _targets("targets", targets, classes, said)
+    first = x if isinstance(x, Tensor) else x.first
+    # What may have labels of its own: tokens, or rows of features.
+    positions = tuple(first.shape[:-1] if first.is_floating_point() else first.shape)
+    y, classes = _targets("targets", targets, classes, said, positions)
     x_test = None if test_inputs is None else _inputs("test_inputs", test_inputs, [])
     y_test = None
     if test_targets is not None:
         y_test = (
-            _as_labels("test_targets", test_targets) if classes is not None else _as_real("test_targets", test_targets)
+            _as_labels("test_targets", test_targets, y.ndim > 1)
+            if classes is not None
+            else _as_real("test_targets", test_targets)
         )
     return Dataset(name, x, y, classes, x_test, y_test, tuple(said), source, licence)
 
 
-def _inputs(argument: str, value: object, notes: list[str]) -> Tensor:
+def _inputs(argument: str, value: object, notes: list[str]) -> Tensor | Inputs:
+    if isinstance(value, Inputs) or (isinstance(value, Mapping | tuple) and _several(value)):
+        return as_inputs(value)
     tensor = to_tensor(argument, value)
     if tensor.ndim == 1:
         raise ValueError(
@@ -178,7 +191,13 @@ def _inputs(argument: str, value: object, notes: list[str]) -> Tensor:
     return tensor.to(default)
 
 
-def _targets(argument: str, value: object, classes: int | None, notes: list[str]) -> tuple[Tensor, int | None]:
+def _several(value: Mapping[str, Any] | tuple[Any, ...]) -> bool:
+    return any(isinstance(v, Tensor) for v in (value.values() if isinstance(value, Mapping) else value))
+
+
+def _targets(
+    argument: str, value: object, classes: int | None, notes: list[str], positions: tuple[int, ...]
+) -> tuple[Tensor, int | None]:
     tensor = to_tensor(argument, value)
     if tensor.numel() == 0:
         raise ValueError(f"{argument} is empty (shape {tuple(tensor.shape)}); pass one target a sample.")
@@ -187,12 +206,16 @@ def _targets(argument: str, value: object, classes: int | None, notes: list[str]
             notes.append(f"{argument} are real numbers: taken as regression")
             return _as_real(argument, tensor), None
         notes.append(f"{argument} are whole numbers 0..{int(tensor.max())} stored as floats: taken as class labels")
-    labels = _as_labels(argument, tensor)
-    if int(labels.min()) < 0:
-        raise ValueError(f"{argument} hold labels out of range: the smallest is {int(labels.min())}; number from 0 on.")
+    several = tensor.ndim > 1 and tensor.shape[-1] > 1 and tuple(tensor.shape) == positions[: tensor.ndim]
+    labels = _as_labels(argument, tensor, several)
+    known = labels[labels != IGNORED] if several else labels
+    if not known.numel():
+        raise ValueError(f"{argument} are all {IGNORED}, the label that is left out; pass some that are known.")
+    if int(known.min()) < 0:
+        raise ValueError(f"{argument} hold labels out of range: the smallest is {int(known.min())}; number from 0 on.")
     if classes is None:
-        classes = max(int(labels.max()) + 1, 2)
-        absent = classes - len(torch.bincount(labels).nonzero())
+        classes = max(int(known.max()) + 1, 2)
+        absent = classes - len(torch.bincount(known).nonzero())
         if absent:
             notes.append(f"{classes} classes counted from the largest label; {absent} of them do not occur")
     return labels, classes
@@ -211,11 +234,11 @@ def _looks_like_labels(tensor: Tensor) -> bool:
     return len(distinct) >= 2 and torch.equal(distinct, torch.arange(len(distinct), dtype=torch.float64))
 
 
-def _as_labels(argument: str, value: object) -> Tensor:
+def _as_labels(argument: str, value: object, positions: bool = False) -> Tensor:
     tensor = to_tensor(argument, value)
     if tensor.ndim == 2 and tensor.shape[1] == 1:
         tensor = tensor[:, 0]
-    if tensor.ndim != 1:
+    if tensor.ndim != 1 and not positions:
         raise ValueError(
             f"{argument} must be (N,) class labels, got integers of shape {tuple(tensor.shape)}; pass one label a "
             "sample, or floats for regression."

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from isometry._base import check_finite, check_tensor
+from isometry._base import IGNORED, check_finite, check_tensor
+from isometry.tape import Inputs
 
 __all__ = ["Dataset"]
 
@@ -21,8 +22,9 @@ class Dataset:
 
     Attributes:
         name: A short name, for reports.
-        inputs: (N, \*shape); floating point, or int64 for token ids.
-        targets: int64 (N,) for classes, floating point (N, K) for regression.
+        inputs: (N, \*shape); floating point, or int64 for token ids. ``Inputs`` for models that take several tensors.
+        targets: int64 (N,) for classes, or (N, T) for a class per position, -100 where there is none; floating point
+            (N, K) for regression.
         classes: Number of classes; None for regression.
         test_inputs: (M, \*shape), or None where there is no test set.
         test_targets: As ``targets``, for the test set; None where there is none.
@@ -38,10 +40,10 @@ class Dataset:
     """
 
     name: str
-    inputs: Tensor
+    inputs: Tensor | Inputs
     targets: Tensor
     classes: int | None = None
-    test_inputs: Tensor | None = None
+    test_inputs: Tensor | Inputs | None = None
     test_targets: Tensor | None = None
     notes: tuple[str, ...] = ()
     source: str = ""
@@ -49,23 +51,25 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_inputs("inputs", self.inputs)
-        check_targets("targets", self.targets, len(self.inputs), self.classes)
-        if self.classes is not None and int(self.targets.min()) == int(self.targets.max()):
-            raise ValueError(
-                f"targets hold a single class: all {len(self.targets)} samples have label {int(self.targets[0])}; "
-                "pass samples of at least two classes."
-            )
+        check_targets("targets", self.targets, len(self.inputs), self.classes, self.shape)
+        if self.classes is not None:
+            known = self.targets[self.targets != IGNORED]
+            if int(known.min()) == int(known.max()):
+                raise ValueError(
+                    f"targets hold a single class: all {len(self.targets)} samples have label {int(known[0])}; "
+                    "pass samples of at least two classes."
+                )
         if (self.test_inputs is None) != (self.test_targets is None):
             missing = "test_inputs" if self.test_inputs is None else "test_targets"
             raise ValueError(f"{missing} is None while its partner is given; pass both or neither.")
         if self.test_inputs is not None and self.test_targets is not None:
             check_inputs("test_inputs", self.test_inputs)
-            if self.test_inputs.shape[1:] != self.inputs.shape[1:]:
+            if _sample_shape(self.test_inputs) != self.shape:
                 raise ValueError(
-                    f"test_inputs have samples of shape {tuple(self.test_inputs.shape[1:])}, inputs of shape "
+                    f"test_inputs have samples of shape {_sample_shape(self.test_inputs)}, inputs of shape "
                     f"{self.shape}; make them equal."
                 )
-            check_targets("test_targets", self.test_targets, len(self.test_inputs), self.classes)
+            check_targets("test_targets", self.test_targets, len(self.test_inputs), self.classes, self.shape)
             if self.test_targets.shape[1:] != self.targets.shape[1:]:
                 raise ValueError(
                     f"test_targets have shape {tuple(self.test_targets.shape)} but targets "
@@ -74,8 +78,8 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of one sample."""
-        return tuple(self.inputs.shape[1:])
+        """The shape of one sample; of several tensors, that of the first."""
+        return _sample_shape(self.inputs)
 
     @property
     def outputs(self) -> int:
@@ -102,12 +106,21 @@ class Dataset:
     __repr__ = __str__
 
 
-def check_inputs(argument: str, value: Tensor) -> None:
+def _sample_shape(inputs: Tensor | Inputs) -> tuple[int, ...]:
+    first = inputs if isinstance(inputs, Tensor) else inputs.first
+    return tuple(first.shape[1:])
+
+
+def check_inputs(argument: str, value: Tensor | Inputs) -> None:
     """Insist on samples that a model can take: (N, ...), floating point or int64, finite.
 
     Raises:
         TypeError: If the dtype is neither floating point nor int64.
     """
+    if isinstance(value, Inputs):
+        for tensor in value.tensors():
+            check_finite(argument, check_tensor(argument, tensor))
+        return
     check_tensor(argument, value, min_ndim=2)
     if not value.is_floating_point() and value.dtype != torch.int64:
         raise TypeError(
@@ -116,8 +129,8 @@ def check_inputs(argument: str, value: Tensor) -> None:
     check_finite(argument, value)
 
 
-def check_targets(argument: str, value: Tensor, count: int, classes: int | None) -> None:
-    """Insist on one finite target a sample, and on labels in range.
+def check_targets(argument: str, value: Tensor, count: int, classes: int | None, shape: tuple[int, ...]) -> None:
+    """Insist on one finite target a sample (or one label a position of a sample), and on labels in range.
 
     Raises:
         TypeError: If the dtype does not fit the kind of task, or ``classes`` is no integer.
@@ -139,9 +152,15 @@ def check_targets(argument: str, value: Tensor, count: int, classes: int | None)
         raise ValueError(f"classes must be at least 2, got {classes}; a single class cannot be learned.")
     if value.dtype != torch.int64:
         raise TypeError(f"{argument} must be int64 class labels, got {value.dtype}; convert with .long().")
-    if value.ndim != 1:
-        raise ValueError(f"{argument} must be (N,) class labels, got shape {tuple(value.shape)}; one label a sample.")
-    low, high = int(value.min()), int(value.max())
+    if value.ndim != 1 and tuple(value.shape[1:]) != shape[: value.ndim - 1]:
+        raise ValueError(
+            f"{argument} must be (N,) class labels, got shape {tuple(value.shape)}; one label a sample, or one "
+            f"for each position of samples of shape {shape}."
+        )
+    known = value[value != IGNORED] if value.ndim > 1 else value
+    if not known.numel():
+        raise ValueError(f"{argument} are all {IGNORED}, the label that is left out; pass some that are known.")
+    low, high = int(known.min()), int(known.max())
     if low < 0 or high >= classes:
         raise ValueError(
             f"{argument} hold labels out of range: from {low} to {high}, with {classes} classes they must lie in "

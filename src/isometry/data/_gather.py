@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch.utils.data
 from torch import Tensor
 
 from isometry._base import preserved_rng
+from isometry.tape import Inputs, as_inputs
 
-__all__ = ["MAX_SAMPLES", "gather", "gather_loader", "to_tensor"]
+__all__ = ["MAX_SAMPLES", "gather", "gather_loader", "split_labels", "to_tensor"]
 
 MAX_SAMPLES = 10_000  # samples gathered at most from a DataLoader or a torch Dataset
 
@@ -53,15 +54,36 @@ def to_tensor(argument: str, value: object) -> Tensor:
 def _pair(item: object, where: str) -> tuple[Any, Any]:
     if isinstance(item, list | tuple) and len(item) == 2:
         return item[0], item[1]
+    if isinstance(item, Mapping):
+        return split_labels(item, where)
     what = f"{type(item).__name__} of {len(item)}" if isinstance(item, list | tuple | dict) else type(item).__name__
     raise TypeError(f"{where} must be a pair (inputs, targets), got {what}; wrap the data so that it yields pairs.")
 
 
-def gather_loader(loader: torch.utils.data.DataLoader[Any], max_samples: int) -> tuple[Tensor, Tensor, str]:
+def split_labels(item: Mapping[str, Any], where: str) -> tuple[dict[str, Any], Any]:
+    """Split a dictionary of a model's keyword arguments from the targets among them.
+
+    Args:
+        item: With the targets under ``labels`` or ``label``.
+        where: What the dictionary is, for the message.
+
+    Returns:
+        Keyword arguments, and targets.
+
+    Raises:
+        TypeError: If there are no targets.
+    """
+    name = next((n for n in ("labels", "label") if n in item), None)
+    if name is None:
+        raise TypeError(f"{where} has the keys {', '.join(map(repr, item))}, but no 'labels'; add the targets.")
+    return {k: v for k, v in item.items() if k != name}, item[name]
+
+
+def gather_loader(loader: torch.utils.data.DataLoader[Any], max_samples: int) -> tuple[Any, Any, str]:
     """Collect the batches of a loader.
 
     Args:
-        loader: A loader of pairs (inputs, targets).
+        loader: A loader of pairs (inputs, targets), or of dictionaries with the targets under ``labels``.
         max_samples: How many samples to take at most.
 
     Returns:
@@ -71,39 +93,58 @@ def gather_loader(loader: torch.utils.data.DataLoader[Any], max_samples: int) ->
         ValueError: If the loader is empty or its batches do not fit together.
     """
     _check_count(max_samples)
-    xs: list[Tensor] = []
+    xs: list[Any] = []
     ys: list[Tensor] = []
     count = 0
     with preserved_rng():  # a shuffling loader draws from the global generator
         for item in loader:
             x, y = _pair(item, "a batch of the DataLoader")
-            xs.append(to_tensor("inputs", x))
+            xs.append(as_inputs(x) if isinstance(x, Inputs | Mapping | tuple | list) else to_tensor("inputs", x))
             ys.append(to_tensor("targets", y))
-            if xs[-1].ndim == 0 or ys[-1].ndim == 0:
+            if (isinstance(xs[-1], Tensor) and xs[-1].ndim == 0) or ys[-1].ndim == 0:
                 raise ValueError("a batch of the DataLoader has no batch axis; pass batch_size= to the loader.")
             count += len(xs[-1])
             if count >= max_samples:
                 break
     if not xs:
-        raise ValueError("the DataLoader is empty; pass one that yields at least one batch.")
-    x, y = _cat("inputs", xs)[:max_samples], _cat("targets", ys)[:max_samples]
+        raise ValueError(
+            "the DataLoader is empty, or an iterator that is already exhausted; pass one that yields at least one "
+            "batch."
+        )
+    x = _joined(xs)[:max_samples]
+    y = _cat("targets", ys)[:max_samples]
     note = f"gathered {len(x)} samples from {len(xs)} batches of a DataLoader (at most {max_samples})"
     return x, y, note
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Put batches one behind the other, of one tensor or of several each.
+
+    Returns:
+        A tensor or ``Inputs``.
+    """
+    if all(isinstance(p, Tensor) for p in parts):
+        return _cat("inputs", parts)
+    columns = zip(*(p.rows() for p in parts), strict=True)
+    return parts[0].with_rows([_cat("inputs", list(column)) for column in columns])
 
 
 def _cat(argument: str, parts: list[Tensor]) -> Tensor:
     shapes = {tuple(p.shape[1:]) for p in parts}
     if len(shapes) > 1:
         shown = ", ".join(map(str, sorted(shapes)[:3]))
-        raise ValueError(f"{argument} differ in shape from batch to batch ({shown}); make all samples the same shape.")
+        raise ValueError(
+            f"{argument} differ in shape from batch to batch ({shown}); make all samples the same shape (pad sequences "
+            "to one length)."
+        )
     return torch.cat(parts)
 
 
-def gather(dataset: torch.utils.data.Dataset[Any], max_samples: int) -> tuple[Tensor, Tensor, str]:
+def gather(dataset: torch.utils.data.Dataset[Any], max_samples: int) -> tuple[Any, Any, str]:
     """Collect the items of a torch data set, evenly spaced if there are more than wanted.
 
     Args:
-        dataset: A map-style or iterable data set of pairs (input, target).
+        dataset: A map-style or iterable data set of pairs (input, target), or of dictionaries with ``labels``.
         max_samples: How many samples to take at most.
 
     Returns:
@@ -129,9 +170,15 @@ def gather(dataset: torch.utils.data.Dataset[Any], max_samples: int) -> tuple[Te
             raise TypeError("data: the torch Dataset has no length; pass a DataLoader over it.")
     if not pairs:
         raise ValueError("data: the torch Dataset is empty; pass one with at least two samples.")
-    x = _cat("inputs", [to_tensor("inputs", p[0])[None] for p in pairs])
+    x = _joined([_alone(p[0]) for p in pairs])
     y = _cat("targets", [torch.as_tensor(p[1])[None] for p in pairs])
     return x, y, note
+
+
+def _alone(sample: Any) -> Any:
+    if isinstance(sample, Mapping):  # one sample's arguments: as a batch of one
+        return as_inputs({k: to_tensor(k, v)[None] for k, v in sample.items()})
+    return to_tensor("inputs", sample)[None]
 
 
 def _first(items: Iterable[Any], count: int) -> tuple[list[tuple[Any, Any]], str]:

@@ -17,31 +17,46 @@ from isometry.data._fashion_mnist import fashion_mnist
 from isometry.data._idx import is_idx_name, load_idx
 from isometry.data._images import load_image_folder
 from isometry.data._npz import load_npz
+from isometry.data._text import Tokenizer, load_text, shakespeare
 
 __all__ = ["NAMES", "load"]
 
 NAMES: dict[str, tuple[Callable[..., Dataset], str]] = {
     "digits": (digits, "1,437 + 360 handwritten digits, 8 x 8, shipped with the package"),
     "fashion-mnist": (fashion_mnist, "60,000 + 10,000 grey images, 28 x 28, from Debian's package or a folder"),
+    "shakespeare": (shakespeare, "300,000 characters of plays as sequences of 64, shipped with the package"),
 }
-_OPTIONS = ("classes", "size")
+TEXTS = ("shakespeare",)
+_OPTIONS = ("classes", "size", "length")
 
 
-def load(reference: str, *, classes: int | None = None, size: int | tuple[int, int] | None = None) -> Dataset:
+def load(
+    reference: str,
+    *,
+    classes: int | None = None,
+    size: int | tuple[int, int] | None = None,
+    length: int | None = None,
+    tokenizer: Tokenizer | None = None,
+    vocabulary: int | None = None,
+) -> Dataset:
     """Load the data that a reference names.
 
     Args:
         reference: One of
 
-            * a name: ``digits``, ``fashion-mnist``, ``fashion-mnist:FOLDER``;
-            * a file: ``data.npz`` or an IDX file of images (``train-images-idx3-ubyte.gz``);
+            * a name: ``digits``, ``fashion-mnist``, ``fashion-mnist:FOLDER``, ``shakespeare``;
+            * a file: ``data.npz``, an IDX file of images (``train-images-idx3-ubyte.gz``), or a text (``book.txt``),
+              which becomes sequences of tokens labelled with the next one;
             * a folder with one subfolder of images a class;
             * ``path/to/file.py:name`` or ``package.module:name``: a data set, a loader, or a function without arguments
               that returns one of these or ``(inputs, targets)``.
 
-            Options for files and folders come last, as in ``photos:size=32x32`` or ``data.npz:classes=10``.
+            Options come last, as in ``photos:size=32x32``, ``data.npz:classes=10`` or ``book.txt:length=128``.
         classes: Number of classes; by default one more than the largest label.
         size: Height and width for a folder of images; as the option ``size``.
+        length: Tokens of a sequence, for texts; as the option ``length``.
+        tokenizer: For texts: turns a string into token numbers; default: each character is a token.
+        vocabulary: For texts: how many tokens there are; default: one more than the largest that occurs.
 
     Returns:
         The data set. Named sets are standardized; users' values are not rescaled.
@@ -65,8 +80,14 @@ def load(reference: str, *, classes: int | None = None, size: int | tuple[int, i
         classes = _positive("classes", options["classes"])
     if "size" in options:
         size = _size(options["size"])
+    if "length" in options:
+        length = _positive("length", options["length"])
     name, _, rest = target.partition(":")
     path = Path(target).expanduser()
+    if name in TEXTS or (path.suffix in (".txt", ".md") and path.is_file()):
+        return _text(target, name, rest, classes, size, length=length, tokenizer=tokenizer, vocabulary=vocabulary)
+    if length is not None:
+        raise ValueError(f"DATA {target!r}: length= is for texts only; leave it out.")
     if name in NAMES:
         return _named(name, rest, classes, size)
     if size is not None and not path.is_dir():
@@ -92,6 +113,18 @@ def _named(name: str, rest: str, classes: int | None, size: object) -> Dataset:
     return loader(rest) if rest else loader()
 
 
+def _text(target: str, name: str, rest: str, classes: int | None, size: object, **options: Any) -> Dataset:
+    if classes is not None or size is not None:
+        raise ValueError(f"DATA {target!r} is a text and takes no options classes= or size=; leave them out.")
+    if options["length"] is None:
+        del options["length"]
+    if name not in TEXTS:
+        return load_text(Path(target).expanduser(), **options)
+    if rest:
+        raise ValueError(f"DATA {name!r} ships with the package and takes no file, got {rest!r}; write {name}.")
+    return shakespeare(**options)
+
+
 def _file(path: Path, classes: int | None) -> Dataset:
     if path.suffix == ".npz":
         return load_npz(path, classes=classes)
@@ -110,8 +143,8 @@ def _file(path: Path, classes: int | None) -> Dataset:
     if start[:2] == b"\x00\x00":
         return load_idx(path, classes=classes)
     raise ValueError(
-        f"DATA {str(path)!r} is of no known format; give an .npz file, an IDX file, a folder of images, or "
-        "path/to/file.py:name for a function that reads it."
+        f"DATA {str(path)!r} is of no known format; give an .npz file, an IDX file, a text (.txt), a folder of images, "
+        "or path/to/file.py:name for a function that reads it."
     )
 
 

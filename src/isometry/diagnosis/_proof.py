@@ -7,11 +7,12 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from isometry._base import Cost, Result
 from isometry.data import Dataset
 from isometry.diagnosis._prescription import Prescription
+from isometry.tape import Inputs
 from isometry.training import Curve, Likelihood, fit
 
 __all__ = ["LEARNING_RATES", "Proof", "prove"]
@@ -133,8 +134,11 @@ def _run(model: nn.Module, dataset: Dataset, steps: int, lr: float, seed: int, l
 def _scaled(dataset: Dataset, factor: float) -> Dataset:
     from dataclasses import replace
 
-    tests = None if dataset.test_inputs is None else dataset.test_inputs * factor
-    return replace(dataset, inputs=dataset.inputs * factor, test_inputs=tests)
+    def scale(inputs: Tensor | Inputs) -> Tensor | Inputs:
+        return inputs * factor if isinstance(inputs, Tensor) else inputs.scaled(factor)
+
+    tests = None if dataset.test_inputs is None else scale(dataset.test_inputs)
+    return replace(dataset, inputs=scale(dataset.inputs), test_inputs=tests)
 
 
 def _verdict(before: Curve, after: Curve) -> str:

@@ -16,10 +16,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from isometry._base import unknown_name
+from isometry._base import IGNORED, unknown_name
 
 __all__ = [
-    "IGNORED",
     "Kind",
     "Likelihood",
     "check_choice",
@@ -33,7 +32,6 @@ __all__ = [
 
 Likelihood = Literal["categorical", "gaussian"]
 Kind = Literal["true", "empirical", "monte-carlo"]
-IGNORED = -100  # the label that torch's cross-entropy leaves out
 
 
 def softmax_root(logits: Tensor) -> Tensor:

@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from isometry import roles
-from isometry._base import check_budget, check_tensor, unknown_name
+from isometry._base import IGNORED, check_budget, check_tensor, unknown_name
 from isometry.measure._fisher_roots import (
-    IGNORED,
     Kind,
     Likelihood,
     check_output,

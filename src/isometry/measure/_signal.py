@@ -18,8 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from isometry._base import Cost, stopwatch
-from isometry.measure._fisher_roots import IGNORED
+from isometry._base import IGNORED, Cost, stopwatch
 from isometry.measure._guards import (
     check_model,
     check_per_sample,

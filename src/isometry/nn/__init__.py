@@ -12,6 +12,7 @@ from isometry.nn._residual import Residual, residual_network
 from isometry.nn._resolve import resolve_model
 from isometry.nn._spec import ModelKind, Option
 from isometry.nn._transformer import Attention, Transformer
+from isometry.nn._transformers import named_inputs, tokenizer_of, transformers_model
 
 __all__ = [
     # from a reference to a model
@@ -20,6 +21,10 @@ __all__ = [
     "REFERENCE_MODELS",
     "ModelKind",
     "Option",
+    # models of the transformers library
+    "transformers_model",
+    "named_inputs",
+    "tokenizer_of",
     # the reference models' parts
     "perceptron",
     "convolutional",

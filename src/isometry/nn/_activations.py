@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import math
+import re
 from collections.abc import Callable
 
 import torch
@@ -32,40 +35,62 @@ class Elementwise(nn.Module):
         return repr(self.activation)
 
 
-_FACTORIES: dict[str, Callable[[], nn.Module]] = {
-    "celu": nn.CELU,
-    "elu": nn.ELU,
-    "erf": lambda: Elementwise("erf", torch.erf),
-    "gelu": nn.GELU,
-    "hardshrink": nn.Hardshrink,
-    "hardsigmoid": nn.Hardsigmoid,
-    "hardswish": nn.Hardswish,
-    "hardtanh": nn.Hardtanh,
-    "leaky-relu": nn.LeakyReLU,
-    "linear": nn.Identity,
-    "logsigmoid": nn.LogSigmoid,
-    "mish": nn.Mish,
-    "relu": nn.ReLU,
-    "relu6": nn.ReLU6,
-    "selu": nn.SELU,
-    "sigmoid": nn.Sigmoid,
-    "silu": nn.SiLU,
+def _erf(x: Tensor) -> Tensor:
+    return torch.erf(0.5 * math.sqrt(math.pi) * x)  # the theory's erf has slope one at zero
+
+
+# Each takes the parameters that the theory room's activation of that name takes, in the same order.
+_FACTORIES: dict[str, Callable[..., nn.Module]] = {
+    "celu": lambda alpha=1.0: nn.CELU(alpha),
+    "elu": lambda alpha=1.0: nn.ELU(alpha),
+    "erf": lambda: Elementwise("erf", _erf),
+    "gelu": lambda: nn.GELU(),
+    "gelu_tanh": lambda: nn.GELU(approximate="tanh"),
+    "hardshrink": lambda lambd=0.5: nn.Hardshrink(lambd),
+    "hardsigmoid": lambda: nn.Hardsigmoid(),
+    "hardswish": lambda: nn.Hardswish(),
+    "hardtanh": lambda min_val=-1.0, max_val=1.0: nn.Hardtanh(min_val, max_val),
+    "leaky_relu": lambda negative_slope=0.01: nn.LeakyReLU(negative_slope),
+    "linear": lambda: nn.Identity(),
+    "logsigmoid": lambda: nn.LogSigmoid(),
+    "mish": lambda: nn.Mish(),
+    "prelu": lambda init=0.25: nn.PReLU(init=init),
+    "relu": lambda: nn.ReLU(),
+    "relu6": lambda: nn.ReLU6(),
+    "rrelu": lambda lower=1 / 8, upper=1 / 3: nn.RReLU(lower, upper),
+    "selu": lambda: nn.SELU(),
+    "sigmoid": lambda: nn.Sigmoid(),
+    "silu": lambda: nn.SiLU(),
     "sin": lambda: Elementwise("sin", torch.sin),
-    "softplus": nn.Softplus,
-    "softshrink": nn.Softshrink,
-    "softsign": nn.Softsign,
-    "tanh": nn.Tanh,
-    "tanhshrink": nn.Tanhshrink,
+    "softplus": lambda beta=1.0: nn.Softplus(beta),
+    "softshrink": lambda lambd=0.5: nn.Softshrink(lambd),
+    "softsign": lambda: nn.Softsign(),
+    "tanh": lambda: nn.Tanh(),
+    "tanhshrink": lambda: nn.Tanhshrink(),
+    "threshold": lambda threshold, value: nn.Threshold(threshold, value),
 }
-_ALIASES = {"identity": "linear", "swish": "silu"}
-_KEYS = {name.replace("-", ""): name for name in _FACTORIES} | _ALIASES
+_ALIASES = {
+    "identity": "linear",
+    "none": "linear",
+    "lrelu": "leaky_relu",
+    "swish": "silu",
+    "sine": "sin",
+    "logistic": "sigmoid",
+    "clip": "hardtanh",
+    "hardclip": "hardtanh",
+    "hardsilu": "hardswish",
+    "gelu_new": "gelu_tanh",
+    "gelu_approximate": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+}
+_CALL = re.compile(r"^\s*([\w\- .]+?)\s*(?:\(\s*([^()]*?)\s*\))?\s*$")
 
 
 def activation_names() -> tuple[str, ...]:
     """List the activations that ``activation_module`` knows.
 
     Returns:
-        Their names, in alphabetical order.
+        Their names, in alphabetical order: those of the theory room.
     """
     return tuple(sorted(_FACTORIES))
 
@@ -74,21 +99,43 @@ def activation_module(name: str) -> nn.Module:
     """Make an elementwise activation module from its name.
 
     Args:
-        name: One of ``activation_names()``; case, hyphens and underscores do not matter, so torch.nn's class names
-            work as well.
+        name: One of ``activation_names()``, with numbers for its parameters where the defaults do not serve
+            (``"leaky_relu(0.2)"``); case, hyphens and underscores do not matter, so torch.nn's class names work as
+            well.
 
     Returns:
         A new module.
 
     Raises:
-        ValueError: If the name is unknown; the message lists near matches.
+        ValueError: If the name is unknown (the message lists near matches) or its parameters are wrong.
 
     Example:
-        >>> activation_module("LeakyReLU")
-        LeakyReLU(negative_slope=0.01)
+        >>> activation_module("Leaky-ReLU"), activation_module("leaky_relu(0.2)")
+        (LeakyReLU(negative_slope=0.01), LeakyReLU(negative_slope=0.2))
     """
-    key = name.lower().replace("-", "").replace("_", "")
-    if key not in _KEYS:
-        error = unknown_name("activation", name, [*_FACTORIES, *_ALIASES])
+    match = _CALL.match(name)
+    key = _KEYS.get(_key(match.group(1))) if match else None
+    if match is None or key is None:
+        error = unknown_name("activation", name.lower(), [*_FACTORIES, *_ALIASES])  # near matches have small letters
         raise error
-    return _FACTORIES[_KEYS[key]]()
+    parameters = match.group(2)
+    try:
+        values = [float(part.split("=")[-1]) for part in parameters.split(",")] if parameters else []
+    except ValueError:
+        raise ValueError(f"activation {name!r}: its parameters must be numbers, as in 'leaky_relu(0.2)'.") from None
+    try:
+        inspect.signature(_FACTORIES[key]).bind(*values)
+    except TypeError:
+        wanted = ", ".join(inspect.signature(_FACTORIES[key]).parameters)
+        raise ValueError(
+            f"activation {key!r} takes the parameters ({wanted}), got {len(values)} of them; write "
+            + (f"'{key}({wanted})' with numbers." if wanted else f"'{key}' alone.")
+        ) from None
+    return _FACTORIES[key](*values)
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\W_]", "", name).lower()
+
+
+_KEYS = {_key(n): n for n in _FACTORIES} | {_key(a): n for a, n in _ALIASES.items()}

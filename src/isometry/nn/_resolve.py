@@ -14,8 +14,11 @@ from torch import nn
 
 from isometry._base import BadReferenceError, load_callable, unknown_name
 from isometry.nn._reference import REFERENCE_MODELS, check_shape, reference_model
+from isometry.nn._transformers import PREFIX, transformers_model
 
 __all__ = ["resolve_model"]
+
+_WEIGHTS = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 
 Reference = str | nn.Module | Callable[..., nn.Module]
 
@@ -27,6 +30,8 @@ def resolve_model(reference: Reference, *, in_shape: tuple[int, ...], classes: i
         reference: One of
 
             - a reference model's specification, ``mlp:depth=100,width=100`` (see ``REFERENCE_MODELS``);
+            - ``transformers:gpt2,n_layer=2`` or ``transformers:FOLDER``: a model of the transformers library, with
+              random weights or as it was saved;
             - ``path/to/file.py:name`` or ``package.module:name``, where the name is a module, a class of modules or
               a function that returns a module;
             - such a module, class or function itself.
@@ -54,6 +59,8 @@ def resolve_model(reference: Reference, *, in_shape: tuple[int, ...], classes: i
                 f"{type(reference).__name__}."
             )
         return _made(reference, getattr(reference, "__qualname__", repr(reference)), shape, classes)
+    if reference.startswith(PREFIX):
+        return transformers_model(reference, in_shape=shape, classes=classes)
     source, colon, _ = reference.rpartition(":")
     if reference.partition(":")[0].strip() in REFERENCE_MODELS:
         return reference_model(reference, in_shape=shape, classes=classes)
@@ -79,6 +86,15 @@ def _misspelt(source: str) -> bool:
 
 def _not_a_reference(reference: str) -> BadReferenceError:
     name = reference.partition(":")[0]
+    if reference.endswith(".py"):
+        return BadReferenceError(
+            f"MODEL {reference!r} is a Python file; say which module, class or function to take: {reference}:NAME."
+        )
+    if reference.endswith(_WEIGHTS):
+        return BadReferenceError(
+            f"MODEL {reference!r} is a file of weights; name the code that builds the module and loads them, "
+            "path/to/file.py:name."
+        )
     hint = unknown_name("reference model", name, REFERENCE_MODELS)
     return BadReferenceError(
         f"MODEL {reference!r}: {hint} Your own model is written path/to/file.py:name or package.module:name."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from isometry._base import unknown_name
 __all__ = ["ModelKind", "Option", "parse_spec"]
 
 Value = int | float | bool | str
+
+_BETWEEN = re.compile(r",(?![^(]*\))")  # commas between options, not those in activation=hardtanh(-2,2)
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ def parse_spec(spec: str, kinds: Mapping[str, ModelKind]) -> tuple[ModelKind, di
     kind = kinds[name]
     values: dict[str, Value] = {key: option.default for key, option in kind.options.items()}
     given: set[str] = set()
-    for part in rest.split(",") if rest.strip() else []:
+    for part in _BETWEEN.split(rest) if rest.strip() else []:
         key, equals, text = (piece.strip() for piece in part.partition("="))
         if not equals or not key or not text:
             raise ValueError(f"{part.strip()!r} in {spec!r} is not option=value; write e.g. {_example(name, kind)}.")
@@ -107,9 +110,9 @@ def _value(what: str, text: str, option: Option) -> Value:
         return _number(what, text, option, int, "a whole number")
     if isinstance(option.default, float):
         return _number(what, text, option, float, "a number")
-    if option.choices and text not in option.choices:
+    if option.choices and text.lower() not in option.choices:
         raise ValueError(f"{what} must be one of {', '.join(option.choices)}, got {text!r}.")
-    return text
+    return text.lower() if option.choices else text
 
 
 def _number(what: str, text: str, option: Option, kind: Callable[[str], Any], words: str) -> Value:

@@ -216,6 +216,17 @@ class Inputs:
         old = self.leaf
         return self._with([tensor if leaf is old else leaf for leaf in self.tensors()], self.mask)
 
+    def scaled(self, factor: float) -> Inputs:
+        """Multiply ``leaf``; inputs without real numbers stay as they are.
+
+        Args:
+            factor: The factor.
+
+        Returns:
+            New inputs.
+        """
+        return self if self.leaf is None else self.with_leaf(self.leaf * factor)
+
     def with_rows(self, rows: Sequence[Tensor]) -> Inputs:
         """Put other tensors in the place of ``rows()``.
 

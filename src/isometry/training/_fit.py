@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from isometry._base import (
+    IGNORED,
     Cost,
     Result,
     base_seed,
@@ -21,6 +22,7 @@ from isometry._base import (
     stream,
     unknown_name,
 )
+from isometry.tape import Inputs, as_inputs
 from isometry.training._objective import Likelihood, chance_loss, infer_likelihood, objective
 from isometry.training._threads import suitable_threads
 
@@ -30,6 +32,7 @@ Optimizer = Literal["sgd", "adam"]
 MOMENTUM = 0.9  # of "sgd": the setting that people reach for first
 WINDOW = 10  # steps over which a minibatch loss is averaged before it is believed
 EVALUATED = 2048  # training samples, at most, for the final loss and accuracy
+AT_ONCE = 512  # samples of one forward pass there
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,8 @@ def fit(
 
     Args:
         model: Trained in place; its parameters that require a gradient move.
-        dataset: Anything with ``inputs`` (N, ...), ``targets`` and perhaps ``classes``, ``test_inputs``,
-            ``test_targets``; or a pair (inputs, targets).
+        dataset: Anything with ``inputs`` (a tensor (N, ...), or ``Inputs``), ``targets`` and perhaps ``classes``,
+            ``test_inputs``, ``test_targets``; or a pair (inputs, targets).
         steps: How many optimizer steps.
         optimizer: ``"sgd"`` with momentum 0.9, or ``"adam"`` with PyTorch's defaults.
         lr: Step size.
@@ -144,7 +147,7 @@ def fit(
             torch.manual_seed(seed)  # dropout has no generator of its own
             model.train()
             stepper = _stepper(trained, optimizer, lr)
-            for index in _batches(inputs.shape[0], batch_size, steps, seed):
+            for index in _batches(len(inputs), batch_size, steps, seed):
                 value = _step(model, stepper, inputs[index], targets[index], kind)
                 losses.append(value)
                 progress("Training", len(losses), steps)
@@ -171,7 +174,7 @@ def fit(
         stopped=stopped,
         optimizer=optimizer,
         lr=float(lr),
-        batch_size=min(batch_size, inputs.shape[0]),
+        batch_size=min(batch_size, len(inputs)),
         steps=steps,
         cost=Cost(forward_passes=len(losses) + 1, backward_passes=len(losses), seconds=watch.seconds),
     )
@@ -203,8 +206,8 @@ def _stepper(trained: list[nn.Parameter], optimizer: str, lr: float) -> torch.op
     return torch.optim.Adam(trained, lr=lr, foreach=True)
 
 
-def _step(model: nn.Module, stepper: torch.optim.Optimizer, x: Tensor, y: Tensor, kind: Likelihood) -> float:
-    loss = objective(model(x), y, kind)
+def _step(model: nn.Module, stepper: torch.optim.Optimizer, x: Inputs, y: Tensor, kind: Likelihood) -> float:
+    loss = objective(x.run(model), y, kind)
     value = float(loss.detach())
     if math.isfinite(value) and loss.requires_grad:
         stepper.zero_grad(set_to_none=True)
@@ -232,14 +235,24 @@ def _batches(count: int, batch_size: int, steps: int, seed: int) -> Iterator[Ten
 
 
 @torch.no_grad()
-def _evaluate(model: nn.Module, x: Tensor, y: Tensor, kind: Likelihood) -> tuple[float, float]:
-    outputs = torch.cat([model(part) for part in torch.split(x, 512)])
-    loss = float(objective(outputs, y, kind))
-    accuracy = float((outputs.argmax(1) == y).double().mean()) if kind == "categorical" else math.nan
+def _evaluate(model: nn.Module, x: Inputs, y: Tensor, kind: Likelihood) -> tuple[float, float]:
+    known = y != IGNORED
+    total, right, counted = 0.0, 0, 0
+    for start in range(0, len(x), AT_ONCE):
+        part = slice(start, start + AT_ONCE)
+        outputs = x[part].run(model)
+        weight = int(known[part].sum()) if kind == "categorical" else len(outputs)
+        if weight:
+            total += float(objective(outputs, y[part], kind)) * weight
+        counted += weight
+        if kind == "categorical":
+            right += int(((outputs.argmax(-1) == y[part]) & known[part]).sum())
+    loss = total / counted
+    accuracy = right / counted if kind == "categorical" else math.nan
     return (loss if math.isfinite(loss) else math.nan), accuracy
 
 
-def _tensors(dataset: Any) -> tuple[Tensor, Tensor, int | None, tuple[Tensor, Tensor] | None]:
+def _tensors(dataset: Any) -> tuple[Inputs, Tensor, int | None, tuple[Inputs, Tensor] | None]:
     """Take the tensors out of a data set or a pair.
 
     Returns:
@@ -250,22 +263,22 @@ def _tensors(dataset: Any) -> tuple[Tensor, Tensor, int | None, tuple[Tensor, Te
         ValueError: If their lengths differ or are zero.
     """
     classes: int | None = None
-    test: tuple[Tensor, Tensor] | None = None
+    test: tuple[Inputs, Tensor] | None = None
     if isinstance(dataset, tuple | list) and len(dataset) == 2:
         inputs, targets = dataset
     else:
         inputs, targets = getattr(dataset, "inputs", None), getattr(dataset, "targets", None)
         classes = getattr(dataset, "classes", None)
         held = (getattr(dataset, "test_inputs", None), getattr(dataset, "test_targets", None))
-        if isinstance(held[0], Tensor) and isinstance(held[1], Tensor) and len(held[0]):
-            test = (held[0], held[1])
-    if not isinstance(inputs, Tensor) or not isinstance(targets, Tensor):
+        if isinstance(held[0], Tensor | Inputs) and isinstance(held[1], Tensor) and len(held[0]):
+            test = (as_inputs(held[0]), held[1])
+    if not isinstance(inputs, Tensor | Inputs) or not isinstance(targets, Tensor):
         raise TypeError(
             f"dataset must hold tensors of inputs and targets, got {type(dataset).__name__}; pass a pair "
             "(inputs, targets) or isometry.data.as_dataset(...)."
         )
-    if inputs.shape[0] == 0 or inputs.shape[0] != targets.shape[0]:
+    if len(inputs) == 0 or len(inputs) != targets.shape[0]:
         raise ValueError(
-            f"dataset has {inputs.shape[0]} inputs and {targets.shape[0]} targets; give one target for each input."
+            f"dataset has {len(inputs)} inputs and {targets.shape[0]} targets; give one target for each input."
         )
-    return inputs, targets, classes, test
+    return as_inputs(inputs), targets, classes, test

@@ -36,16 +36,17 @@ def objective(outputs: Tensor, targets: Tensor, likelihood: Likelihood) -> Tenso
     Categorical: cross-entropy of softmax(outputs). Gaussian with unit variance: half the squared distance.
 
     Args:
-        outputs: Shape (N, C): logits or predictions.
-        targets: Shape (N,) class indices, or real values that reshape to (N, C).
+        outputs: Shape (N, C) or (N, *positions, C): logits or predictions.
+        targets: Class indices, shape (N,) or (N, *positions) with -100 where there is none; or real values that reshape
+            to the outputs' shape.
         likelihood: Which of the two.
 
     Returns:
         A scalar with its graph.
     """
     if likelihood == "categorical":
-        return functional.cross_entropy(outputs, targets.long())
-    return 0.5 * (outputs - targets.reshape(outputs.shape)).square().sum(1).mean()
+        return functional.cross_entropy(outputs.flatten(0, -2), targets.long().flatten())
+    return 0.5 * (outputs - targets.reshape(outputs.shape)).square().flatten(1).sum(1).mean()
 
 
 def chance_loss(targets: Tensor, likelihood: Likelihood, classes: int | None = None) -> float:

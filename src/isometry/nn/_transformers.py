@@ -1,0 +1,252 @@
+"""Models of the transformers library: built from a configuration with random weights, or read from a local folder.
+
+Nothing is downloaded and no code of a checkpoint is run; weights are read from safetensors (or GGUF) files alone.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from isometry._base import BadReferenceError, unknown_name
+from isometry.tape import Inputs, as_inputs
+
+__all__ = ["PREFIX", "is_foreign", "named_inputs", "tokenizer_of", "transformers_model"]
+
+PREFIX = "transformers:"
+# The head of a model, by the word in a reference: the library's class, and the table of configurations that it knows.
+_HEADS = {
+    "causal-lm": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING"),
+    "masked-lm": ("AutoModelForMaskedLM", "MODEL_FOR_MASKED_LM_MAPPING"),
+    "image-classification": ("AutoModelForImageClassification", "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING"),
+    "sequence-classification": ("AutoModelForSequenceClassification", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING"),
+    "none": ("AutoModel", "MODEL_MAPPING"),
+}
+
+
+def transformers_model(reference: str, *, in_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """Build the model that a reference names.
+
+    Args:
+        reference: ``transformers:NAME`` for an architecture with random weights (``gpt2``, ``bert``, ``llama``,
+            ``resnet``, ``convnext``, ``vit``, ...), or ``transformers:FOLDER`` for a saved model; then, after commas,
+            ``head=...`` (causal-lm, masked-lm, image-classification, sequence-classification, none) and, for an
+            architecture, any field of its configuration (``n_layer=2``); for a folder ``gguf_file=NAME``. Sizes that
+            the data decide (vocabulary, labels, image size, channels) are taken from them unless they are given.
+        in_shape: Shape of one input, without the batch.
+        classes: Number of outputs.
+
+    Returns:
+        The model, in evaluation mode if it was read from a folder.
+
+    Raises:
+        BadReferenceError: If the library is not installed, or the reference names nothing that it knows.
+    """
+    library = _library()
+    target, *parts = reference.removeprefix(PREFIX).split(",")
+    options = _options(parts, reference)
+    head = options.pop("head", None)
+    if head is not None and head not in _HEADS:
+        raise BadReferenceError(f"MODEL {reference!r}: {unknown_name('head', head, _HEADS)}")
+    folder = Path(target).expanduser()
+    try:
+        if folder.is_dir():
+            return _read(library, folder, head, options)
+        if "/" in target or target in ("", ".", ".."):
+            raise BadReferenceError(
+                f"MODEL {reference!r}: there is no folder {target!r} (nothing is downloaded); save the model there "
+                "with save_pretrained, or name an architecture, such as transformers:gpt2."
+            )
+        return _random(library, target, head, options, in_shape, classes)
+    except BadReferenceError:
+        raise
+    except Exception as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
+        raise BadReferenceError(f"MODEL {reference!r}: {type(error).__name__}: {first}") from error
+
+
+def _library() -> Any:
+    try:
+        library = importlib.import_module("transformers")
+    except ImportError as error:
+        raise BadReferenceError(
+            "MODEL transformers:... needs the transformers library, which is not installed; pip install isometry[hf]."
+        ) from error
+    library.logging.set_verbosity_error()
+    return library
+
+
+def _options(parts: Sequence[str], reference: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in parts:
+        key, equals, value = (p.strip() for p in part.partition("="))
+        if not equals or not key or not value:
+            raise BadReferenceError(f"MODEL {reference!r}: option {part!r} has no value; write key=value.")
+        found[key] = _value(value)
+    return found
+
+
+def _value(text: str) -> Any:
+    """Read a number, a truth value or a list of numbers (``4-8-16``); anything else stays a word.
+
+    Returns:
+        The value.
+    """
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    pieces = text.split("-")
+    return [int(p) for p in pieces] if len(pieces) > 1 and all(p.isdecimal() for p in pieces) else text
+
+
+def _read(library: Any, folder: Path, head: str | None, options: dict[str, Any]) -> nn.Module:
+    gguf = {"gguf_file": str(options.pop("gguf_file"))} if "gguf_file" in options else {}
+    if options:
+        raise BadReferenceError(
+            f"MODEL {PREFIX}{folder}: {next(iter(options))!r} cannot be set for a saved model; only head and gguf_file."
+        )
+    local = {"local_files_only": True, "trust_remote_code": False, **gguf}
+    config = library.AutoConfig.from_pretrained(str(folder), **local)
+    word = head or _saved_head(config)
+    safe = {} if gguf else {"use_safetensors": True}
+    made = _auto(library, word).from_pretrained(str(folder), config=config, dtype=torch.float32, **local, **safe)
+    return _quiet(made).eval()
+
+
+def _saved_head(config: Any) -> str:
+    saved = (getattr(config, "architectures", None) or [""])[0]
+    for ending, word in (
+        ("ForCausalLM", "causal-lm"),
+        ("LMHeadModel", "causal-lm"),
+        ("ForMaskedLM", "masked-lm"),
+        ("ForImageClassification", "image-classification"),
+        ("ForSequenceClassification", "sequence-classification"),
+    ):
+        if saved.endswith(ending):
+            return word
+    return "none"
+
+
+def _random(
+    library: Any, name: str, head: str | None, options: dict[str, Any], in_shape: tuple[int, ...], classes: int
+) -> nn.Module:
+    known = sorted(library.models.auto.configuration_auto.CONFIG_MAPPING.keys())
+    if name not in known:
+        raise BadReferenceError(f"MODEL {PREFIX}{name}: {unknown_name('architecture', name, known)}")
+    blank = library.AutoConfig.for_model(name)
+    word = head or _fitting_head(library, type(blank), images=len(in_shape) == 3)
+    strangers = [key for key in options if not hasattr(blank, key)]
+    if strangers:
+        fields = [k for k in blank.to_dict() if not k.startswith("_")]
+        raise BadReferenceError(f"MODEL {PREFIX}{name}: {unknown_name('configuration field', strangers[0], fields)}")
+    wanted = {**_from_data(blank, word, in_shape, classes), **options}
+    return _quiet(_auto(library, word).from_config(library.AutoConfig.for_model(name, **wanted)))
+
+
+def _fitting_head(library: Any, config: type, *, images: bool) -> str:
+    order = ("image-classification",) if images else ("causal-lm", "sequence-classification", "masked-lm")
+    for word in order:
+        table = getattr(library.models.auto.modeling_auto, _HEADS[word][1])
+        # Encoders are in the table of causal models too, as decoders that nobody trains.
+        if config in table and not (word == "causal-lm" and _is_encoder(library, config)):
+            return word
+    return "none"
+
+
+def _is_encoder(library: Any, config: type) -> bool:
+    tables = library.models.auto.modeling_auto
+    return config in tables.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config(), "is_encoder_decoder", False)
+
+
+def _from_data(blank: Any, head: str, in_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if len(in_shape) == 3:
+        found |= {"num_channels": in_shape[0], "image_size": in_shape[1]}
+    if head.endswith("-lm"):
+        found["vocab_size"] = classes
+        found |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))  # they number other tokens
+    elif head.endswith("classification"):
+        found["num_labels"] = classes
+    return {k: v for k, v in found.items() if hasattr(blank, k)}
+
+
+def _auto(library: Any, word: str) -> Any:
+    return getattr(library, _HEADS[word][0])
+
+
+def _quiet(model: nn.Module) -> nn.Module:
+    config: Any = model.config
+    if hasattr(config, "use_cache"):
+        config.use_cache = False  # keys and values of past tokens are of no use to a measurement
+    return model
+
+
+def is_foreign(model: object) -> bool:
+    """Tell whether a model is one of the transformers library's, without importing it.
+
+    Returns:
+        Whether one of its classes is defined there.
+    """
+    return any(kind.__module__.partition(".")[0] == "transformers" for kind in type(model).__mro__)
+
+
+def named_inputs(model: nn.Module, x: Tensor | Inputs | Mapping[str, Any]) -> Inputs:
+    """Give a model of the transformers library its inputs by name, with positions and segments spelt out.
+
+    Such a model makes the numbers of positions itself where it is not given any, once for the whole batch; then no
+    sample has a share of its own in their embedding. Spelling them out changes no value.
+
+    Args:
+        model: The model; any other one gets its inputs as they are.
+        x: The batch.
+
+    Returns:
+        The inputs.
+    """
+    inputs = as_inputs(x)
+    if not is_foreign(model) or inputs.whole:
+        return inputs
+    names = list(inspect.signature(model.forward).parameters)
+    kwargs = {**dict(zip(names, inputs.args, strict=False)), **inputs.kwargs}
+    tokens = kwargs.get("input_ids")
+    if isinstance(tokens, Tensor) and tokens.ndim == 2 and not tokens.is_floating_point():
+        positions = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape)
+        mask = kwargs.get("attention_mask")
+        if "position_ids" in names and (mask is None or bool((mask[:, 0] == 1).all())):  # padded behind, if at all
+            kwargs.setdefault("position_ids", positions)
+        if "token_type_ids" in names and getattr(model.config, "type_vocab_size", None):  # their default there is zero
+            kwargs.setdefault("token_type_ids", torch.zeros_like(tokens))
+    return Inputs(kwargs=kwargs, output=inputs.output, mask=inputs.mask, class_dim=inputs.class_dim)
+
+
+def tokenizer_of(reference: str) -> tuple[Callable[[str], Sequence[int]], int] | None:
+    """Find the tokenizer that lies beside a saved model.
+
+    Args:
+        reference: ``transformers:FOLDER``, with options.
+
+    Returns:
+        The tokenizer, which turns text into token numbers without special ones, and the size of its vocabulary; None
+        where the reference names no folder, or the folder holds no tokenizer.
+    """
+    target, *parts = reference.removeprefix(PREFIX).split(",")
+    folder = Path(target).expanduser()
+    if not reference.startswith(PREFIX) or not folder.is_dir():
+        return None
+    options = _options(parts, reference)
+    gguf = {"gguf_file": str(options["gguf_file"])} if "gguf_file" in options else {}
+    if not gguf and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    library = _library()
+    tokenizer = library.AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **gguf)
+    return (lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]), len(tokenizer)
