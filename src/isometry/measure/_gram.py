@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from isometry.measure._gram_general import general_contribution
 from isometry.measure._gram_modules import Layout, by_sample, outer_backs, outer_features, scale_rows, token_features
 from isometry.measure._gram_plan import Bundle, CallPlan, Plan
-from isometry.measure._gram_sums import DenseFeatures, FullGram, GramSum, SampleGrams, TokenFeatures
+from isometry.measure._gram_sums import AnyGram, DenseFeatures, GramSum, TokenFeatures
 from isometry.tape import Call, Inputs, StaleActivationError, record
 
 __all__ = ["CHUNK_BYTES", "Sums", "accumulate"]
 
 CHUNK_BYTES = 64 * 1024**2  # of formed rows at a time
-Sums = Callable[[str], "FullGram | SampleGrams"]  # layer -> where its contributions go
+Sums = Callable[[str], AnyGram]  # layer -> where its contributions go
 Done = Callable[[str], None]  # called when a layer has all its contributions
 
 

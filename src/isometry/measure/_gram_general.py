@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from isometry.measure._gram_sums import FullGram, SampleGrams
+from isometry.measure._gram_sums import AnyGram, SampleGrams
 from isometry.tape import Inputs
 
 __all__ = ["general_contribution", "parameter_rows", "transformable"]
@@ -28,7 +28,7 @@ def general_contribution(
     x: Inputs,
     parameters: dict[str, nn.Parameter],
     cotangents: Tensor,
-    into: Callable[[str], FullGram | SampleGrams],
+    into: Callable[[str], AnyGram],
     chunk_bytes: int,
 ) -> None:
     """Add the contributions of parameters without a closed form, in blocks of samples that fit into memory.
@@ -79,14 +79,12 @@ def _packed(sizes: dict[str, int], limit: int) -> list[list[str]]:
     return groups
 
 
-def _add_in_blocks(
-    rows_of: Callable[[slice], Values], into: Callable[[str], FullGram | SampleGrams], slices: list[slice]
-) -> None:
+def _add_in_blocks(rows_of: Callable[[slice], Values], into: Callable[[str], AnyGram], slices: list[slice]) -> None:
     for i, rows in enumerate(slices):
         left = rows_of(rows)
         for name, part in left.items():
             into(name).add_between(part, rows, part, rows)
-        if any(isinstance(into(name), FullGram) for name in left):
+        if not all(isinstance(into(name), SampleGrams) for name in left):
             for columns in slices[:i]:  # formed again: time, not memory
                 for name, part in rows_of(columns).items():
                     into(name).add_between(left[name], rows, part, columns)

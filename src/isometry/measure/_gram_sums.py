@@ -11,7 +11,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["DenseFeatures", "Features", "FullGram", "GramSum", "SampleGrams", "TokenFeatures"]
+__all__ = [
+    "AnyGram",
+    "DenseFeatures",
+    "DirectionGrams",
+    "Features",
+    "FullGram",
+    "GramSum",
+    "SampleGrams",
+    "TokenFeatures",
+]
 
 _BLOCK_BYTES = 32 * 1024**2  # of one temporary block of position pairs; larger ones were not faster
 _ROWS = 128
@@ -270,3 +279,64 @@ class SampleGrams:
         pairs = v * positions**2 * outside + v * v * positions * outside + positions**2 * inside
         formed = v * positions * inside * outside + v * v * inside * outside
         return pairs / formed
+
+
+class DirectionGrams:
+    """Each direction's own Gram matrix over the samples, without the products between directions: shape (V, N, N).
+
+    Args:
+        directions: V.
+        samples: N.
+        device: Where it lives.
+    """
+
+    def __init__(self, directions: int, samples: int, device: torch.device) -> None:
+        self.directions, self.samples = directions, samples
+        self.grams = torch.zeros(directions, samples, samples, dtype=torch.float64, device=device)
+
+    def restart(self) -> None:
+        """Forget everything that was added."""
+        self.grams.zero_()
+
+    def add_rows(self, rows: Tensor) -> None:
+        """Add the Gram matrices of rows of shape (V, N, size)."""
+        wide = rows.double()
+        self.grams.baddbmm_(wide, wide.transpose(1, 2))
+
+    def add_between(self, left: Tensor, rows: slice, right: Tensor, columns: slice) -> None:
+        """Add products of the rows of two sets of samples, and their mirror image where the sets differ."""
+        product = torch.bmm(left.double(), right.double().transpose(1, 2))
+        self.grams[:, rows, columns] += product
+        if rows != columns:
+            self.grams[:, columns, rows] += product.transpose(1, 2)
+
+    def add_outer(self, back: Tensor, features: Features) -> None:
+        """Add those of sums over positions of outer products; ``back`` is (V, N, P, out)."""
+        everyone = slice(0, self.samples)
+        if back.shape[2] == 1:
+            own = back[:, :, 0].double()
+            weights = features.products(everyone, everyone).reshape(self.samples, self.samples)
+            self.grams.addcmul_(torch.bmm(own, own.transpose(1, 2)), weights)
+            return
+        positions = back.shape[2]
+        block = max(1, int((_BLOCK_BYTES / 8) ** 0.5) // positions)
+        for direction, own in enumerate(back.double()):
+            for i in range(0, self.samples, block):
+                rows = slice(i, min(i + block, self.samples))
+                product = own[rows].flatten(0, 1) @ own.flatten(0, 1).T
+                product = product.view(-1, positions, self.samples, positions)
+                self.grams[direction, rows] += (product * features.products(rows, everyone)).sum((1, 3))
+
+    def pair_cost(self, positions: int, inside: int, outside: int) -> float:
+        """Estimate the work of position pairs per unit of work on formed rows.
+
+        Returns:
+            A ratio of flops; an elementwise pass over the pairs counts as 16 multiplications each.
+        """
+        v, n = self.directions, self.samples
+        pairs = v * n * n * positions**2 * (outside + 16) + n * n * positions**2 * inside
+        formed = v * n * positions * inside * outside + v * n * n * inside * outside
+        return pairs / formed
+
+
+AnyGram = FullGram | SampleGrams | DirectionGrams
