@@ -7,8 +7,8 @@ pre-activations of two inputs,
     Theta^{l+1} = fan_in E phi(u) phi(u') + 1 + sigma_w^2 E phi'(u) phi'(u') Theta^l.
 
 Theta is that of PyTorch's own parametrization, whose gradients are those of the weights themselves, so a layer's
-weights contribute its fan-in; "ntk" divides that by the fan-in, as in Jacot et al., where W = sigma_w omega / sqrt(fan_in) and
-b = sigma_b beta are trained through omega and beta.
+weights contribute its fan-in. parametrization="ntk" is that of Jacot et al., where W = sigma_w omega / sqrt(fan_in) and
+b = sigma_b beta are trained through omega and beta: a layer contributes sigma_w^2 E phi(u) phi(u') + sigma_b^2.
 
 References:
     A. Jacot, F. Gabriel, C. Hongler. Neural Tangent Kernel: Convergence and Generalization in Neural Networks, 2018.
