@@ -263,7 +263,7 @@ def choose_parameters(model: nn.Module, params: str | Iterable[str]) -> dict[str
     """
     everything = {name: p for name, p in model.named_parameters() if p.numel()}
     if not everything:
-        raise ValueError("model has no parameters, so its Fisher matrix is empty; pass a model that has some.")
+        raise ValueError("model has no parameters, so there is nothing to measure; pass a model that has some.")
     if params == "all":
         return everything
     if params == "hidden":
