@@ -1,6 +1,7 @@
 """Orthogonalizers, Haar sampling, Lanczos, guarded decompositions: pure functions of tensors."""
 
 from isometry.linalg._coefficients import COEFFICIENTS, Coefficients, minimax_quintics
+from isometry.linalg._diagonal import DiagonalEstimate, estimate_diagonal
 from isometry.linalg._eigh import Eigenvalues, Eigh, eigh, eigvalsh
 from isometry.linalg._golub_kahan import SingularExtremes, golub_kahan
 from isometry.linalg._haar import haar, haar_
@@ -10,7 +11,9 @@ from isometry.linalg._orthogonalize import orthogonality_defect, orthogonalize
 from isometry.linalg._polar import Polar, polar
 from isometry.linalg._qf import qf
 from isometry.linalg._randomized_svd import RandomizedSVD, randomized_svd
+from isometry.linalg._spectral_density import SpectralDensity, spectral_density
 from isometry.linalg._svd import SVD, SingularValues, svd, svdvals
+from isometry.linalg._trace import TraceEstimate, TraceMethod, estimate_trace
 
 __all__ = [
     # random matrices
@@ -44,4 +47,12 @@ __all__ = [
     "SingularExtremes",
     "golub_kahan",
     "lanczos",
+    # whole-spectrum quantities of such operators, from random probes
+    "DiagonalEstimate",
+    "SpectralDensity",
+    "TraceEstimate",
+    "TraceMethod",
+    "estimate_diagonal",
+    "estimate_trace",
+    "spectral_density",
 ]

@@ -4,6 +4,7 @@ Everything is computed in float64, by closed forms where they exist and by quadr
 """
 
 from isometry.theory._activation import Activation
+from isometry.theory._finite_width import EnsembleWeights, FourPointVertex, finite_width
 from isometry.theory._jacobian_law import Atom, JacobianLaw, jacobian_law
 from isometry.theory._mean_field import MeanField
 from isometry.theory._quadrature import QuadratureError
@@ -17,7 +18,9 @@ from isometry.theory._results import (
     PhaseDiagram,
     SignalProfile,
 )
+from isometry.theory._sgd_bound import SgdBound, sgd_bound
 from isometry.theory._universality import UniversalEdges, universal_edges
+from isometry.theory._wide_kernels import WideKernels, wide_kernels
 
 __all__ = [
     # signals and gradients in wide random networks
@@ -35,6 +38,16 @@ __all__ = [
     "UniversalEdges",
     "jacobian_law",
     "universal_edges",
+    # the kernels of infinitely wide chains
+    "WideKernels",
+    "wide_kernels",
+    # fluctuations between networks of finite width
+    "EnsembleWeights",
+    "FourPointVertex",
+    "finite_width",
+    # what gradient confusion lets stochastic gradient descent reach
+    "SgdBound",
+    "sgd_bound",
     # activations and averages
     "Activation",
     "QuadratureError",

@@ -166,7 +166,7 @@ def _by_name(text: str) -> Activation:
     match = _CALL.match(text)
     name = _KEYS.get(_key(match.group(1))) if match else None
     if match is None or name is None:
-        raise unknown_name("activation", text, [*FAMILIES, *ALIASES])
+        raise unknown_name("activation", text.lower(), [*FAMILIES, *ALIASES])  # near matches have small letters
     parameters = match.group(2)
     try:
         values = tuple(float(part.split("=")[-1]) for part in parameters.split(",")) if parameters else ()
@@ -183,6 +183,6 @@ def _make(name: str, parameters: tuple[float, ...]) -> Activation:
         maker = FAMILIES[name].__code__
         wanted = ", ".join(maker.co_varnames[: maker.co_argcount])
         raise ValueError(
-            f"activation {name!r} takes the parameters ({wanted}), got {len(parameters)} of them; "
-            f"write it as '{name}({wanted})' with numbers."
+            f"activation {name!r} takes the parameters ({wanted}), got {len(parameters)} of them; write "
+            + (f"it as '{name}({wanted})' with numbers." if wanted else f"'{name}' alone.")
         ) from None
