@@ -150,3 +150,50 @@ def test_a_report_that_cannot_be_written(tmp_path):
     result = run("diagnose", SMALL, "--data", "digits", "--samples", "20", "--out", str(tmp_path / "file"))
     assert result.exit_code == 2
     assert "is a file" in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("command", [("diagnose", "--out"), ("prescribe", "--write")])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_measured(tmp_path, monkeypatch, command):
+    (tmp_path / "file").write_text("")
+    name, option = command
+    target = tmp_path / "file" / "deep" / "init.safetensors"
+    result = run(name, "nowhere.py:build", option, str(target), "--json")  # MODEL would be refused next
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "is not a folder; give another path" in " ".join(result.stderr.replace("│", " ").split())
+    monkeypatch.setattr("os.access", lambda *_: False)
+    closed = run(name, "nowhere.py:build", option, str(tmp_path / "new" / "init.safetensors"))
+    assert "is closed to writing; give another path" in " ".join(closed.stderr.replace("│", " ").split())
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("command", ["diagnose", "prescribe"])
+def test_q_star_must_be_positive_even_where_nothing_is_prescribed(command):
+    result = run(command, SMALL, "--data", "digits", "--q-star", "-1")
+    assert result.exit_code == 2
+    assert "q_star must be a finite number > 0, got -1.0" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("model.py", "is a Python file; say which module, class or function to take: model.py:NAME"),
+        ("weights.pt", "is a file of weights; name the code that builds the module"),
+    ],
+)
+def test_a_file_without_a_name_is_told_what_it_lacks(model, message):
+    result = run("diagnose", model, "--json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+
+
+def test_a_reader_that_leaves_is_no_error_of_ours():
+    from isometry.cli._shell import guarded
+
+    @guarded
+    def command():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(BrokenPipeError):  # left to click, which ends quietly
+        command()

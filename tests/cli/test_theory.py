@@ -78,3 +78,10 @@ def test_a_jacobian_law():
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["s_max"] == pytest.approx(1.27, abs=0.01)
     assert run("jacobian-law", "tanh", "--depth", "5", "--q-star", "1/64", "--weights", "orthogonl").exit_code == 2
+
+
+@pytest.mark.parametrize("spelling", ["leaky_relu", "leaky-relu", "LeakyReLU", "LEAKY-RELU"])
+def test_spellings_of_an_activation(spelling):
+    result = run("critical", spelling, "--sigma-b", "0", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["activation"] == "leaky_relu"

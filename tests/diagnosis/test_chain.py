@@ -56,13 +56,15 @@ def test_functions_without_modules_are_found_and_skips_are_not_taken_for_chains(
     ("extra", "why"),
     [
         (nn.LayerNorm(16), "normalizes its signal"),
-        (nn.Linear(16, 16), "fewer than two hidden layers"),
+        (nn.Linear(16, 16), "the model has one hidden layer; mean-field theory follows"),
     ],
 )
 def test_what_is_no_chain_is_said(extra, why):
     assert (
         why
-        in chain(nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4)) if "fewer" in why else _normed(extra))[1]
+        in chain(nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4)) if "hidden" in why else _normed(extra))[
+            1
+        ]
     )
 
 

@@ -219,8 +219,8 @@ def _sick() -> dict[str, Any]:
             "max_step_size": 2 / 2.31,
             "effective_rank": 1.02,
             "condition": 2.8e6,
-            "bound_theorem": 0.011,
             "bound_rigorous": 4.4,
+            "hidden": {"lambda_max": 0.72, "bound_theorem": 0.011},
         },
         "phase": phase((sigma_w, sigma_b), (1.0157, 0.0022)),
         "prescription": {
@@ -272,7 +272,7 @@ def healthy() -> dict[str, Any]:
     singular = np.clip(rng.normal(0.98, 0.07, size=1600), 0.7, 1.16)
     content["jacobian"] |= {"singular_values": singular.tolist(), "s_max": float(singular.max()), "inputs": 16}
     content["fisher"]["eigenvalues"] = np.sort(np.exp(rng.normal(-4, 1.5, size=900)))[::-1].tolist()
-    content["fisher"]["bound_theorem"] = 3.1
+    content["fisher"]["hidden"] = {"lambda_max": 2.0, "bound_theorem": 3.1}
     content["phase"] = phase((1.0157, 0.0022), None)
     content["prescription"] = None
     content["proof"] = None

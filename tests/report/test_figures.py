@@ -189,11 +189,30 @@ def test_fisher_is_sorted_and_shows_bounds_and_step(sick):
     content = tidy(sick | {"fisher": sick["fisher"] | {"eigenvalues": [0.1, 2.31, 0.0, 1.0]}})
     plot = fisher(content)
     assert named(plot, "eigenvalues")["y"] == [2.31, 1.0, 0.1]
-    assert named(plot, "bound by the theorem")["y"] == [0.011, 0.011]
     assert named(plot, "certificate")["y"] == [4.4, 4.4]
     heading = plot.figure["layout"]["annotations"][0]["text"]
     assert "λ<sub>max</sub> = 2.31<br>largest stable step 2/λ<sub>max</sub> = 0.866" in heading
-    assert "does not hold for this one" in plot.reading
+    assert "The certificate 4.4 bounds it for any network." in plot.reading
+
+
+def test_the_theorem_stands_beside_the_hidden_layers_eigenvalue_that_it_is_about(sick):
+    plot = fisher(tidy(sick))
+    assert named(plot, "hidden layers: theorem")["y"] == [0.011, 0.011]
+    assert named(plot, "hidden layers: λ<sub>max</sub>")["y"] == [0.72]
+    assert "Hidden layers alone: λ_max 0.72, theorem 0.011, which does not hold here." in plot.reading
+    assert "a single network may exceed it" in plot.reading
+    held = fisher(tidy(sick | {"fisher": sick["fisher"] | {"hidden": {"lambda_max": 0.72, "bound_theorem": 0.9}}}))
+    assert "Hidden layers alone: λ_max 0.72, theorem 0.9." in held.reading
+    assert "exceed" not in held.reading
+
+
+def test_a_bound_far_below_the_spectrum_is_told_and_not_drawn(sick):
+    hidden = {"lambda_max": 0.72, "bound_theorem": 3e-90}
+    plot = fisher(tidy(sick | {"fisher": sick["fisher"] | {"hidden": hidden}}))
+    assert "hidden layers: theorem" not in [trace["name"] for trace in plot.figure["data"]]
+    assert "theorem 3e-90, which does not hold here" in plot.reading
+    alone = fisher(tidy(sick | {"fisher": sick["fisher"] | {"hidden": None}}))
+    assert "Hidden layers" not in alone.reading
 
 
 def test_the_phase_diagram_moves_the_net_from_before_to_after(sick):

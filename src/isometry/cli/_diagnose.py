@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
+from isometry.cli._processes import divided, speaks
 from isometry.cli._progress import progress_bar
-from isometry.cli._shell import FOUND, alone, console, guarded, number, numbers, print_json
+from isometry.cli._shell import FOUND, alone, check_writable, console, guarded, number, numbers, print_json
 
 __all__ = ["Data", "InShape", "Model", "QStar", "Samples", "Seed", "diagnose", "open_case"]
 
@@ -65,7 +66,9 @@ def diagnose(
     isometry diagnose mlp:depth=100,width=100,activation=tanh --prove 300
     isometry diagnose model.py:build --data data.npz --json
     """  # noqa: DOC501 - typer.Exit carries the exit code
-    with alone(json), progress_bar("Diagnosis"):
+    if out is not None:
+        check_writable(out, "--out")
+    with alone(json), progress_bar("Diagnosis"), divided():
         from isometry.diagnosis import diagnose as measure
 
         net, dataset, shape = open_case(model, data, in_shape, seed)
@@ -79,7 +82,7 @@ def diagnose(
             names=(model, "Gaussian inputs" if dataset is None else dataset.name),
             seed=seed,
         )
-        if out is not None:
+        if out is not None and speaks():
             found.save(out)
     if json:
         print_json(found.to_dict())

@@ -9,7 +9,7 @@ import typer
 
 from isometry.cli._diagnose import Data, InShape, Model, QStar, Samples, Seed, open_case
 from isometry.cli._progress import progress_bar
-from isometry.cli._shell import alone, console, guarded, print_json
+from isometry.cli._shell import alone, check_writable, console, guarded, print_json
 
 __all__ = ["prescribe"]
 
@@ -35,6 +35,8 @@ def prescribe(
 
     In Python: safetensors.torch.load_model(model, "init.safetensors").
     """
+    if write is not None:
+        check_writable(write, "--write")
     with alone(json), progress_bar("Prescription"):
         from isometry.diagnosis import prescribe as find
 

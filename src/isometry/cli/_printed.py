@@ -52,7 +52,8 @@ def print_prescription(prescription: Prescription, console: Console) -> None:
 
 
 def _proof(proof: dict[str, Any]) -> Table:
-    title = f"{proof['steps']} steps of {proof['optimizer']}, {proof['batch_size']} samples each"
+    size = "1 sample" if proof["batch_size"] == 1 else f"{proof['batch_size']} samples"
+    title = f"{proof['steps']} steps of {proof['optimizer']}, {size} each"
     table = Table(title=title, title_justify="left", box=box.HORIZONTALS, pad_edge=False)
     for name in ("", "step size", "first loss", "last loss", "accuracy"):
         table.add_column(name, justify="right" if name else "left")

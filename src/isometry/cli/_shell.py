@@ -10,6 +10,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar
 
 import typer
@@ -17,7 +18,19 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["BUG", "FOUND", "INTERRUPTED", "USAGE", "alone", "console", "guarded", "number", "numbers", "print_json"]
+__all__ = [
+    "BUG",
+    "FOUND",
+    "INTERRUPTED",
+    "USAGE",
+    "alone",
+    "check_writable",
+    "console",
+    "guarded",
+    "number",
+    "numbers",
+    "print_json",
+]
 
 FOUND, USAGE, BUG, INTERRUPTED = 1, 2, 70, 130
 
@@ -38,7 +51,7 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def shell(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
+        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):  # a reader that left, as `head` does
             raise
         except KeyboardInterrupt:
             _stop("interrupted; no half-written file was left.", INTERRUPTED)
@@ -115,6 +128,21 @@ def alone(wanted: bool) -> Iterator[None]:
 def print_json(content: Any) -> None:
     """Print plain data as JSON on standard output."""
     typer.echo(json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False))
+
+
+def check_writable(path: Path, option: str) -> None:
+    """Make sure that something can be written at a path, before minutes are spent on what is to be written.
+
+    Raises:
+        typer.BadParameter: If a file stands where a folder is needed, or the folder is closed to writing.
+    """
+    place = path if path.is_dir() else path.parent
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise typer.BadParameter(f"{option} {str(path)!r}: {str(place)!r} is not a folder; give another path.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise typer.BadParameter(f"{option} {str(path)!r}: {str(place)!r} is closed to writing; give another path.")
 
 
 def number(text: str | float) -> float:

@@ -9,6 +9,7 @@ from isometry.diagnosis._diagnose import diagnose, prescribe
 from isometry.diagnosis._diagnosis import Diagnosis
 from isometry.diagnosis._evidence import Evidence, Skipped
 from isometry.diagnosis._finding import Finding, Severity
+from isometry.diagnosis._hidden import HiddenFisher
 from isometry.diagnosis._prediction import Prediction
 from isometry.diagnosis._prescription import Change, Prescription
 from isometry.diagnosis._proof import Proof
@@ -30,6 +31,7 @@ __all__ = [
     "Proof",
     # what the rules look at
     "Evidence",
+    "HiddenFisher",
     "Response",
     "Chain",
     "ChainLayer",

@@ -13,6 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from isometry import data as data_room
 from isometry._base import check_tensor, stream
+from isometry.diagnosis._admit import admit
+from isometry.diagnosis._words import count
 from isometry.tape import untouched
 from isometry.training import Likelihood, chance_loss, infer_likelihood
 
@@ -25,7 +27,7 @@ class Case:
 
     Attributes:
         model: What is measured: the user's model itself, or a copy whose batch normalization was calibrated.
-        original: The user's model.
+        original: The user's model; of a compiled one, the module inside the compiler's wrapper.
         x: Inputs (N, ...).
         y: Targets, or None.
         dataset: All the data, or None.
@@ -75,13 +77,10 @@ def open_case(
         The case.
 
     Raises:
-        TypeError: If the model is no module, or does not return one tensor.
-        ValueError: If the model has no parameters, or model and data do not fit.
+        TypeError: If the model is no module that can be watched, or does not return one tensor.
+        ValueError: If the model has no parameters or some without numbers, or model and data do not fit.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; build the model first.")
-    if not any(True for _ in model.parameters()):
-        raise ValueError(f"model ({type(model).__name__}) has no parameters; there is nothing to diagnose.")
+    model, remarks = admit(model)
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 2:
         raise ValueError(f"samples must be an integer of at least 2, got {samples!r}; two inputs make a correlation.")
     if likelihood not in (None, "categorical", "gaussian"):
@@ -90,7 +89,7 @@ def open_case(
     dataset = None if data is None else data_room.as_dataset(data)
     x, y = _draw(dataset, samples, seed, in_shape)
     x, y = x.to(device), None if y is None else y.to(device)
-    notes: list[str] = []
+    notes = list(remarks)
     measured = _calibrated(model, x, notes)
     out = _outputs(measured, x)
     kind = likelihood or (infer_likelihood(y) if y is not None else "categorical")
@@ -125,7 +124,9 @@ def _draw(
             )
         return torch.randn(samples, *in_shape, generator=generator), None
     if len(dataset) < 2:
-        raise ValueError(f"data has {len(dataset)} sample; at least 2 are needed, a correlation takes two inputs.")
+        raise ValueError(
+            f"data has {count(len(dataset), 'sample')}; at least 2 are needed, a correlation takes two inputs."
+        )
     return data_room.batch(dataset, samples, generator=generator)
 
 
@@ -188,7 +189,7 @@ def _outputs(model: nn.Module, x: Tensor, *, keep_modes: bool = False) -> Tensor
     if not out.is_floating_point() or out.ndim != 2 or out.shape[0] != x.shape[0]:
         raise ValueError(
             f"model must return real outputs of shape (N, outputs), got {tuple(out.shape)} of {out.dtype} for "
-            f"{x.shape[0]} inputs; add a head that gives one row for each input."
+            f"{count(x.shape[0], 'input')}; add a head that gives one row for each input."
         )
     return out.detach()
 
@@ -207,8 +208,8 @@ def _check_targets(out: Tensor, y: Tensor, dataset: data_room.Dataset, kind: Lik
         top = int(dataset.targets.max())
         if top >= out.shape[1]:
             raise ValueError(
-                f"data has labels up to {top} but the model has {out.shape[1]} outputs; give the model at least "
-                f"{top + 1} outputs."
+                f"data has labels up to {top} but the model has {count(out.shape[1], 'output')}; give the model "
+                f"at least {top + 1} outputs."
             )
     elif y.numel() != out.numel():
         raise ValueError(

@@ -8,6 +8,7 @@ given exactly an elementwise function of what the layer before it returned. Func
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,7 +20,7 @@ from isometry._base import Result
 from isometry.diagnosis._case import Case
 from isometry.tape import Call, record, untouched
 
-__all__ = ["Chain", "ChainLayer", "find_chain"]
+__all__ = ["Chain", "ChainLayer", "elementwise", "find_chain"]
 
 _FUNCTIONS = ("tanh", "relu", "sigmoid", "gelu", "silu", "elu", "selu", "softplus", "leaky_relu", "hardtanh", "sin")
 _LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -93,13 +94,13 @@ def find_chain(case: Case) -> tuple[Chain | None, str]:
     if norm is not None:
         return None, f"the model normalizes its signal ({norm}); mean-field recursions for plain chains do not apply"
     calls: list[tuple[nn.Module, str, Tensor, Tensor]] = []
-    elementwise: list[nn.Module] = []
+    modules: list[nn.Module] = []
 
     def on_call(call: Call) -> None:
         if _is_weight(call.module) and call.inputs:
             calls.append((call.module, call.name, call.input.clone(), call.output.clone()))
         elif theory.activation_of(call.module) is not None:
-            elementwise.append(call.module)
+            modules.append(call.module)
 
     def watched(_name: str, module: nn.Module) -> bool:
         return _is_weight(module) or next(module.children(), None) is None
@@ -113,9 +114,13 @@ def find_chain(case: Case) -> tuple[Chain | None, str]:
     odd = next((type(m).__name__ for m, *_ in calls if not isinstance(m, _LINEAR)), None)
     if odd is not None:
         return None, f"the model has a {odd}, which is no layer of a plain chain"
-    if len(calls) < 3 or len({id(m) for m, *_ in calls}) < len(calls):
-        return None, "the model has fewer than two hidden layers, or uses a layer twice"
-    candidates: list[object] = [*_distinct(elementwise), *_FUNCTIONS, nn.Identity()]
+    names = [name for _, name, *_ in calls]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None or len({id(m) for m, *_ in calls}) < len(calls):
+        return None, f"the model uses {'a layer' if twice is None else f'the layer {twice!r}'} more than once"
+    if len(calls) < 3:
+        return None, _too_shallow(len(calls))
+    candidates: list[object] = [*_distinct(modules), *_FUNCTIONS, nn.Identity()]
     found = _common_function(calls, candidates)
     if found is None:
         return (
@@ -123,6 +128,11 @@ def find_chain(case: Case) -> tuple[Chain | None, str]:
             "a layer's input is no elementwise function of the layer before it (skips, several functions, pooling)",
         )
     return _describe(calls, found), ""
+
+
+def _too_shallow(layers: int) -> str:
+    has = "one layer with weights" if layers == 1 else "one hidden layer" if layers == 2 else "no layer with weights"
+    return f"the model has {has}; mean-field theory follows a signal through two hidden layers or more"
 
 
 def _is_weight(module: nn.Module) -> bool:
@@ -140,7 +150,7 @@ def _common_function(calls: list[tuple[nn.Module, str, Tensor, Tensor]], candida
     if any(h.numel() != x.numel() for h, x in gaps):
         return None
     for candidate in candidates:
-        function = _callable(candidate)
+        function = elementwise(candidate)
         if all(_equal(function(h).reshape(-1), x.reshape(-1)) for h, x in gaps):
             return candidate
     return None
@@ -150,10 +160,21 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return bool(torch.allclose(a, b, rtol=1e-4, atol=1e-30))
 
 
-def _callable(candidate: object):  # type: ignore[no-untyped-def]
+def elementwise(candidate: object) -> Callable[[Tensor], Tensor]:
+    """Give a chain's elementwise function as something to call.
+
+    Args:
+        candidate: A module, or a function's name in torch or torch.nn.functional.
+
+    Returns:
+        The function; it leaves its argument alone.
+    """
     if isinstance(candidate, nn.Module):
         return lambda h: candidate(h.clone())
-    return getattr(torch, str(candidate), None) or getattr(nn.functional, str(candidate))
+    if candidate == "linear":
+        return lambda h: h
+    found: Callable[[Tensor], Tensor] = getattr(torch, str(candidate), None) or getattr(nn.functional, str(candidate))
+    return found
 
 
 def _describe(calls: list[tuple[nn.Module, str, Tensor, Tensor]], found: object) -> Chain:

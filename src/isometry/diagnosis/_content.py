@@ -196,9 +196,14 @@ def _fisher(evidence: Evidence) -> dict[str, Any] | None:
         "max_step_size": 2 / top if top > 0 else None,
         "effective_rank": fisher.effective_rank,
         "condition": fisher.condition().median,
-        "bound_theorem": evidence.bounds.get("theorem"),
-        "bound_rigorous": evidence.bounds.get("rigorous"),
+        "bound_rigorous": evidence.certificate,
+        "hidden": _hidden(evidence),
     }
+
+
+def _hidden(evidence: Evidence) -> dict[str, Any] | None:
+    hidden = evidence.hidden
+    return None if hidden is None else {"lambda_max": hidden.lambda_max, "bound_theorem": hidden.theorem}
 
 
 def _phase(evidence: Evidence, prescription: Prescription | None) -> dict[str, Any] | None:

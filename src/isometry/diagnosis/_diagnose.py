@@ -8,8 +8,10 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from isometry._base import Cost
+from isometry._base import Cost, check_positive
+from isometry.diagnosis._admit import eagerly
 from isometry.diagnosis._case import Case, open_case
+from isometry.diagnosis._cause import blame_inputs
 from isometry.diagnosis._content import content
 from isometry.diagnosis._diagnosis import Diagnosis
 from isometry.diagnosis._evidence import Evidence, Skipped, gather
@@ -41,7 +43,7 @@ def diagnose(
 
     Everything is measured in evaluation mode, where one sample's signal is its own; how a training step changes the
     outputs is measured with the batch's statistics, as training sees it. Batch normalization that was never trained is
-    calibrated on a copy first. The model itself is afterwards as it was.
+    calibrated on a copy first. What is compiled is measured uncompiled. The model itself is afterwards as it was.
 
     Args:
         model: A module that returns one tensor (N, outputs).
@@ -77,14 +79,17 @@ def diagnose(
         )
     if prove and data is None:
         raise ValueError(f"prove is {prove} but there are no data to train on; pass data.")
-    case = open_case(model, data, samples=samples, seed=seed, likelihood=likelihood, in_shape=in_shape)
-    with untouched(model):
-        evidence = gather(case, budget=budget)
-        evidence.skipped.extend(Skipped("the model exactly as it is", note) for note in case.notes)
-        findings = judge(evidence)
-        verdict = verdict_of(findings)
-        prescription = _prescribed(evidence, findings, verdict, q_star, wanted=prove > 0)
-        proof = _proven(evidence, prescription, prove)
+    if q_star is not None:
+        check_positive("q_star", q_star)
+    with eagerly(model):
+        case = open_case(model, data, samples=samples, seed=seed, likelihood=likelihood, in_shape=in_shape)
+        with untouched(case.original):
+            evidence = gather(case, budget=budget)
+            evidence.skipped.extend(Skipped("the model exactly as it is", note) for note in case.notes)
+            findings = blame_inputs(evidence, judge(evidence))
+            verdict = verdict_of(findings)
+            prescription = _prescribed(evidence, findings, verdict, q_star, wanted=prove > 0)
+            proof = _proven(evidence, prescription, prove)
     total = time.perf_counter() - started
     return Diagnosis(
         verdict=verdict,
@@ -129,9 +134,12 @@ def prescribe(
     Returns:
         The prescription; ``prescription.apply_(model)`` carries it out.
     """
-    case = open_case(model, data, samples=samples, seed=seed, likelihood=None, in_shape=in_shape)
-    with untouched(model):
-        return write_prescription(case, (), q_star=q_star)
+    if q_star is not None:
+        check_positive("q_star", q_star)
+    with eagerly(model):
+        case = open_case(model, data, samples=samples, seed=seed, likelihood=None, in_shape=in_shape)
+        with untouched(case.original):
+            return write_prescription(case, (), q_star=q_star)
 
 
 def _prescribed(

@@ -14,8 +14,10 @@ from isometry import measure, theory
 from isometry._base import MemoryBudgetError, progress
 from isometry.diagnosis._case import Case
 from isometry.diagnosis._chain import Chain, find_chain
+from isometry.diagnosis._hidden import HiddenFisher, measure_hidden
 from isometry.diagnosis._prediction import Phase, Prediction, phase_of, predict
 from isometry.diagnosis._response import Response, measure_response
+from isometry.diagnosis._words import count
 from isometry.tape import untouched
 
 __all__ = ["Evidence", "JacobianEvidence", "Skipped", "gather"]
@@ -84,8 +86,9 @@ class Evidence:
         prediction: What theory says of it, or None.
         phase: The phase diagram around it, or None.
         jacobian: Singular values, or None.
-        fisher: The Fisher spectrum, or None.
-        bounds: The two upper bounds of the hidden layers' largest eigenvalue, as far as they apply.
+        fisher: The Fisher spectrum of all parameters, or None.
+        certificate: An upper bound of its largest eigenvalue that holds for every network, or None.
+        hidden: The largest eigenvalue of the hidden layers' parameters with the theorem's bound, or None.
         skipped: What was not measured, and why.
         seconds: Time by part.
     """
@@ -98,7 +101,8 @@ class Evidence:
     phase: Phase | None = None
     jacobian: JacobianEvidence | None = None
     fisher: measure.Fisher | None = None
-    bounds: dict[str, float] = field(default_factory=dict)
+    certificate: float | None = None
+    hidden: HiddenFisher | None = None
     skipped: list[Skipped] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -118,7 +122,9 @@ PARTS = (
     "Jacobian",
     "law of the Jacobian",
     "Fisher information",
+    "theorem's bound on the hidden layers",
 )
+FOR_CHAINS = "theory, phase diagram, law of the Jacobian, theorem's bound on the hidden layers"
 
 
 def gather(case: Case, *, budget: int | None = None) -> Evidence:
@@ -142,12 +148,16 @@ def gather(case: Case, *, budget: int | None = None) -> Evidence:
             evidence.skipped.append(Skipped(what, "parameters, signal or gradient are not finite"))
         return evidence
     _part(evidence, 2, lambda: _chain(evidence))
-    _part(evidence, 3, lambda: _predict(evidence))
-    _part(evidence, 4, lambda: _phase(evidence))
+    if evidence.chain is not None:
+        _part(evidence, 3, lambda: _predict(evidence))
+        _part(evidence, 4, lambda: _phase(evidence))
     with untouched(case.model, training=False):  # per-sample quantities do not exist under dropout
         _part(evidence, 5, lambda: _jacobian(evidence, budget))
-        _part(evidence, 6, lambda: _law(evidence))
+        if evidence.chain is not None:
+            _part(evidence, 6, lambda: _law(evidence))
         _part(evidence, 7, lambda: _fisher(evidence, budget))
+        if evidence.chain is not None:
+            _part(evidence, 8, lambda: _hidden_fisher(evidence, budget))
     progress("Diagnosis", len(PARTS), len(PARTS))
     return evidence
 
@@ -183,6 +193,7 @@ def _chain(evidence: Evidence) -> None:
     evidence.chain, why = find_chain(evidence.case)
     if evidence.chain is None:
         evidence.skipped.append(Skipped("mean-field theory", why))
+        evidence.skipped.append(Skipped(FOR_CHAINS, "only for chains that mean-field theory describes"))
 
 
 def _hidden(evidence: Evidence) -> tuple[measure.LayerSignal, ...]:
@@ -242,13 +253,26 @@ def _law(evidence: Evidence) -> None:
 
 def _fisher(evidence: Evidence, budget: int | None) -> None:
     case = evidence.case
-    count = max(2, min(len(case.x), FISHER_ROWS // max(case.outputs - 1, 1)))
-    evidence.fisher = measure.fisher(case.model, case.x[:count], likelihood=case.likelihood, budget=budget)
+    x = _fisher_inputs(case)
+    evidence.fisher = measure.fisher(case.model, x, likelihood=case.likelihood, budget=budget)
     try:
-        evidence.bounds["rigorous"] = float(evidence.fisher.bound("rigorous").value)
+        evidence.certificate = float(evidence.fisher.bound("rigorous").value)
     except (ValueError, RuntimeError, MemoryBudgetError) as error:
         evidence.skipped.append(Skipped("certificate of the largest eigenvalue", " ".join(str(error).split())[:400]))
-    if count < len(case.x):
+    if len(x) < len(case.x):
         evidence.skipped.append(
-            Skipped("Fisher information of all samples", f"{case.outputs} outputs: {count} samples were used")
+            Skipped(
+                "Fisher information of all samples",
+                f"{count(case.outputs, 'output')}: {count(len(x), 'sample')} of {len(case.x)} were used",
+            )
         )
+
+
+def _fisher_inputs(case: Case) -> torch.Tensor:
+    return case.x[: max(2, min(len(case.x), FISHER_ROWS // max(case.outputs - 1, 1)))]
+
+
+def _hidden_fisher(evidence: Evidence, budget: int | None) -> None:
+    if evidence.chain is None or evidence.fisher is None:
+        raise _NotApplicableError("the Fisher information was not measured")
+    evidence.hidden = measure_hidden(evidence.case, evidence.chain, _fisher_inputs(evidence.case), budget)

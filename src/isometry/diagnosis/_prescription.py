@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from isometry import init
 from isometry._base import Cost, Result, stopwatch
+from isometry.diagnosis._admit import eagerly, uncompiled
 from isometry.diagnosis._case import Case, reopen
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
@@ -30,7 +31,8 @@ INCURABLE = {
     "unreachable_parameters": "Reconnect or freeze the parameters that no gradient reaches.",
     "constant_output": "If the model averages over the batch or drops its input, mend that: weights cannot help.",
     "gradient_underflow": "If a constant factor in the model's code shrinks the signal, remove it.",
-    "input_scale": "Standardize the inputs in the data pipeline; the first layer absorbs their scale as it is now.",
+    "input_scale": "Standardize the inputs in the data pipeline, then prescribe again: as it is now, the first layer "
+    "absorbs their scale.",
 }
 
 
@@ -90,7 +92,8 @@ class Prescription(Result):
         Returns:
             The model.
         """
-        _initialize(model, self._batch, self.seed, self._options)
+        with eagerly(model):
+            _initialize(uncompiled(model), self._batch, self.seed, self._options)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -146,14 +149,22 @@ def write_prescription(case: Case, findings: tuple[Finding, ...], *, q_star: flo
 
     Returns:
         The prescription.
+
+    Raises:
+        ValueError: If every parameter is frozen.
     """
+    if not any(p.requires_grad for p in case.original.parameters()):
+        raise ValueError(
+            "model has no parameter that requires a gradient, and frozen values are taken to be meant; call "
+            "requires_grad_(True) on what may be initialized."
+        )
     options: dict[str, Any] = {} if q_star is None else {"q_star": q_star}
     with stopwatch() as watch:
         prescribed = copy.deepcopy(case.original)
         done = _initialize(prescribed, case.x, case.seed, options)
         remaining = _second_look(case, prescribed)
     return Prescription(
-        summary=done.summary,
+        summary=f"standardize the inputs, then {done.summary}" if _raw(findings) else done.summary,
         changes=tuple(Change(r.name, r.action, _detail(r)) for r in done.rows),
         input_scale=done.input_scale,
         notes=(*_verdict(remaining), *_incurable(findings), *done.notes),
@@ -207,6 +218,10 @@ def _detail(row: init.InitRow) -> str:
     if row.sigma_b is not None:
         parts.append(f"sigma_b = {row.sigma_b:.3g}")
     return ", ".join(parts) + (f" ({row.why})" if row.why and parts else row.why)
+
+
+def _raw(findings: tuple[Finding, ...]) -> bool:
+    return any(f.code == "input_scale" and f.severity != "info" for f in findings)
 
 
 def _incurable(findings: tuple[Finding, ...]) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ __all__ = [
     "CriticalLine",
     "FindingItem",
     "FisherSection",
+    "HiddenFisher",
     "JacobianSection",
     "LawCurve",
     "LayerItem",
@@ -114,8 +115,15 @@ class JacobianSection(TypedDict):
     law: LawCurve | None
 
 
+class HiddenFisher(TypedDict):
+    """The Fisher information of the hidden layers' parameters alone: the theorem is about this one."""
+
+    lambda_max: Number
+    bound_theorem: Number
+
+
 class FisherSection(TypedDict):
-    """The Fisher information's nonzero spectrum."""
+    """The Fisher information's nonzero spectrum; ``bound_rigorous`` belongs to it."""
 
     eigenvalues: list[float]
     kind: str | None
@@ -125,8 +133,8 @@ class FisherSection(TypedDict):
     max_step_size: Number  # 2 / lambda_max
     effective_rank: Number
     condition: Number
-    bound_theorem: Number
     bound_rigorous: Number
+    hidden: HiddenFisher | None
 
 
 class PhasePoint(TypedDict):

@@ -77,6 +77,10 @@ def _jacobian(section: dict[str, Any]) -> dict[str, Any]:
     return _nested(section, "jacobian", law=_content.LawCurve)
 
 
+def _fisher(section: dict[str, Any]) -> dict[str, Any]:
+    return _nested(section, "fisher", hidden=_content.HiddenFisher)
+
+
 def _phase(section: dict[str, Any]) -> dict[str, Any]:
     return _nested(
         section, "phase", critical=_content.CriticalLine, before=_content.PhasePoint, after=_content.PhasePoint
@@ -100,7 +104,7 @@ def _cost(section: dict[str, Any]) -> dict[str, Any]:
 _SECTIONS: tuple[tuple[str, type, Callable[[dict[str, Any]], dict[str, Any]]], ...] = (
     ("signal", _content.SignalSection, _signal),
     ("jacobian", _content.JacobianSection, _jacobian),
-    ("fisher", _content.FisherSection, dict),
+    ("fisher", _content.FisherSection, _fisher),
     ("phase", _content.PhaseSection, _phase),
     ("prescription", _content.PrescriptionSection, _prescription),
     ("proof", _content.ProofSection, _proof),

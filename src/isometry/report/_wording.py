@@ -27,8 +27,8 @@ MISSING = "–"
 _UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 
 _SCIENTIFIC = re.compile(r"(?<![\w.])(\d+(?:\.\d+)?)e([+-]?\d{1,3})(?![\w.]*\w)")
-_SUBSCRIPT = re.compile(r"(?<!\w)(σ|ξ|sigma|xi)_(w|b|c|q|grad)\b")
-_GREEK = {"sigma": "σ", "xi": "ξ"}
+_SUBSCRIPT = re.compile(r"(?<!\w)(σ|ξ|λ|sigma|xi|lambda)_(w|b|c|q|grad|max)\b")
+_GREEK = {"sigma": "σ", "xi": "ξ", "lambda": "λ"}
 _LEAD = re.compile(r"(?<=[^\s.]{3})([.;:])\s+(?=\S)")
 
 

@@ -17,6 +17,7 @@ __all__ = ["CODES", "RULES", "judge"]
 Rule = Callable[[Evidence], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
+    _signal.raw_inputs,  # first: it is the cause of most of what it stands beside
     _numerics.nonfinite,
     _gradient.no_gradient,
     _signal.collapse,

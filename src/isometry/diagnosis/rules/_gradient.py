@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
 from isometry.diagnosis._response import ADAM_EPS, SMALL_STEP
+from isometry.diagnosis._words import count, several
 from isometry.diagnosis.rules._quantities import (
     EFOLDS,
     WHERE,
@@ -37,7 +38,8 @@ def gradient_scale(evidence: Evidence) -> Iterator[Finding]:
         return
     span = len(layers) - 1
     hidden = len(hidden_layers(evidence))
-    silent = f"; it is exactly zero in the first {hidden - len(layers)}" if len(layers) < hidden else ""
+    zeros = hidden - len(layers)
+    silent = f"; it is exactly zero in the first {'layer' if zeros == 1 else zeros}" if zeros else ""
     measured = span / abs(folds)
     grows = folds > 0
     p = evidence.prediction
@@ -45,14 +47,14 @@ def gradient_scale(evidence: Evidence) -> Iterator[Finding]:
     beside = (
         ""
         if xi is None
-        else f" Theory predicts one e-fold every {abs(xi):.3g} layers ({'growing' if xi < 0 else 'falling'})."
+        else f" Theory predicts one e-fold every {several(abs(xi), 'layer')} ({'growing' if xi < 0 else 'falling'})."
     )
     fatal = _unruly(evidence) if grows else collapsed(evidence.response)
     yield Finding(
         "error" if fatal else "warning",
         "exploding_gradient" if grows else "vanishing_gradient",
-        f"The squared gradient {'grows' if grows else 'falls'} by one e-fold every {measured:.3g} layers on its way to "
-        f"the first of {hidden} hidden layers, {abs(folds):.3g} e-folds in all{silent}.{beside}",
+        f"The squared gradient {'grows' if grows else 'falls'} by one e-fold every {several(measured, 'layer')} on its "
+        f"way to the first of {hidden} hidden layers, {several(abs(folds), 'e-fold')} in all{silent}.{beside}",
         measured,
         None if xi is None else abs(xi),
         "layers per e-fold of the squared gradient",
@@ -99,21 +101,47 @@ def no_gradient(evidence: Evidence) -> Iterator[Finding]:
     if not evidence.finite or response.strongest > 0:
         return
     matrices = [g for g in response.gradients if g.matrix]
-    frozen = not matrices
+    message, remedy = _stuck(evidence) if matrices else _frozen(evidence)
     yield Finding(
         "error",
         "no_gradient",
-        "Every weight matrix is frozen."
-        if frozen
-        else "No weight matrix receives a gradient: training moves none of them.",
+        message,
         0.0,
         ADAM_EPS,
         "largest gradient of a weight, root mean square per entry",
-        "Unfreeze weights."
-        if frozen
-        else "Look for a detach(), an argmax or a torch.no_grad() on the way to the "
-        "loss, for dead or zeroed layers and for a frozen zero readout; initialize those layers anew.",
+        remedy,
         tuple(g.name for g in matrices[:WHERE]),
+    )
+
+
+def _stuck(evidence: Evidence) -> tuple[str, str]:
+    one = sum(g.matrix for g in evidence.response.gradients) == 1
+    return (
+        "The only weight matrix to be trained receives no gradient: training does not move it."
+        if one
+        else "No weight matrix receives a gradient: training moves none of them.",
+        "Look for a detach(), an argmax or a torch.no_grad() on the way to the "
+        "loss, for dead or zeroed layers and for a frozen zero readout; initialize those layers anew.",
+    )
+
+
+def _frozen(evidence: Evidence) -> tuple[str, str]:
+    """Say what is frozen: every parameter, or all but biases and scales.
+
+    Returns:
+        Message and remedy.
+    """
+    left = len(evidence.response.gradients)
+    if left:
+        return (
+            f"Every weight matrix is frozen: {count(left, 'vector')} (biases, scales) "
+            f"{'is' if left == 1 else 'are'} all that training moves.",
+            "Call requires_grad_(True) on the weights that are to be trained, at least on the readout.",
+        )
+    return (
+        "Every parameter is frozen: none requires a gradient, so training would change nothing.",
+        "Call requires_grad_(True) on what is to be trained. If the model is meant to stay as it is, nothing needs to "
+        "be done: all other findings describe it as it stands.",
     )
 
 
@@ -174,7 +202,8 @@ def unreachable(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "unreachable_parameters",
-            f"{len(lost)} of {len(response.gradients)} parameters are not connected to the loss.",
+            f"{len(lost)} of {count(len(response.gradients), 'parameter')} {'is' if len(lost) == 1 else 'are'} not "
+            "connected to the loss.",
             float(len(lost)),
             0.0,
             "parameters without a path to the loss",
@@ -182,11 +211,12 @@ def unreachable(evidence: Evidence) -> Iterator[Finding]:
             tuple(g.name for g in lost[:WHERE]),
         )
     if still:
+        one = len(still) == 1
         yield Finding(
             "info",
             "zero_gradient",
-            f"{len(still)} weights start with a gradient of exactly zero: zero layers stand before or behind them, or "
-            "it underflowed.",
+            f"{count(len(still), 'weight')} {'starts' if one else 'start'} with a gradient of exactly zero: zero "
+            f"layers stand before or behind {'it' if one else 'them'}, or the gradient underflowed.",
             float(len(still)),
             0.0,
             "weights with zero gradient",

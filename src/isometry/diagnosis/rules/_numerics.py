@@ -8,6 +8,7 @@ import torch
 
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
+from isometry.diagnosis._words import count
 from isometry.diagnosis.rules._quantities import WHERE
 
 __all__ = ["narrow_formats", "nonfinite"]
@@ -28,7 +29,8 @@ def nonfinite(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "error",
             "nonfinite_parameters",
-            f"{len(bad)} parameters hold NaN or infinity, first {bad[0]}.",
+            f"{count(len(bad), 'parameter')} {'holds' if len(bad) == 1 else 'hold'} NaN or infinity"
+            f"{': ' if len(bad) == 1 else ', first '}{bad[0]}.",
             float(len(bad)),
             0.0,
             "parameters with non-finite values",

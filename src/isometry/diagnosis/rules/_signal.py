@@ -7,9 +7,10 @@ from collections.abc import Iterator
 
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
+from isometry.diagnosis._words import count, several
 from isometry.diagnosis.rules._quantities import EFOLDS, collapsed, hidden_layers, names
 
-__all__ = ["collapse", "forward_scale", "input_scale"]
+__all__ = ["collapse", "forward_scale", "input_scale", "raw_inputs"]
 
 LARGE_INPUT = 10.0  # root mean square: data in units of its own spread lie near 1
 INITIALIZE = "Initialize with the prescription (critical sigma_w and sigma_b), add residual connections or normalize."
@@ -53,8 +54,8 @@ def collapse(evidence: Evidence) -> Iterator[Finding]:
     if evidence.prediction is not None and evidence.chain is not None:
         p = evidence.prediction
         theory = (
-            f" Theory: xi_c = {p.xi_c:.3g} layers, trainable to about 6 xi_c = {p.trainable_depth:.3g} of "
-            f"{evidence.chain.depth} layers."
+            f" Theory: xi_c = {several(p.xi_c, 'layer')}, trainable to about 6 xi_c = {p.trainable_depth:.3g} of "
+            f"{count(evidence.chain.depth, 'layer')}."
         )
     limit = "below the rounding noise of the arithmetic" if lost else "above rounding noise"
     yield Finding(
@@ -92,7 +93,8 @@ def forward_scale(evidence: Evidence) -> Iterator[Finding]:
         "warning",
         "exploding_signal" if grows else "vanishing_signal",
         f"The signal {'grows' if grows else 'shrinks'}: its second moment goes from {layers[0].q:.2g} to "
-        f"{layers[-1].q:.2g} over {span} layers, one e-fold every {span / abs(folds):.2g} layers.{beside}",
+        f"{layers[-1].q:.2g} over {count(span, 'layer')}, one e-fold every {several(span / abs(folds), 'layer', 2)}."
+        f"{beside}",
         folds,
         expected if expected is not None else 0.0,
         "e-folds of the second moment over the hidden layers",
@@ -101,40 +103,62 @@ def forward_scale(evidence: Evidence) -> Iterator[Finding]:
     )
 
 
-def input_scale(evidence: Evidence) -> Iterator[Finding]:
-    """Input scale off q*: are the inputs in units of their own spread, and does h^1 start near q*?
+def raw_inputs(evidence: Evidence) -> Iterator[Finding]:
+    """Raw inputs: does the first layer read numbers far from one, as raw measurements and 8-bit pixels are?
+
+    A model that rescales its inputs itself is left alone: what its first weight layer reads counts as well.
 
     Yields:
         At most one finding.
     """
-    x = evidence.case.x
-    if not x.is_floating_point():
+    rms = _input_rms(evidence)
+    inputs = evidence.response.inputs
+    if not rms > LARGE_INPUT or (inputs and inputs[0].q <= LARGE_INPUT**2):
         return
-    rms = float(x.double().square().mean().sqrt())
+    x = evidence.case.x
+    low, high = float(x.min()), float(x.max())
+    pixels = low >= 0 and high <= 255
+    what = "raw measurements"
+    if pixels:
+        what = "8-bit pixels" if bool((x == x.round()).all()) else "8-bit pixels or raw measurements"
+    yield Finding(
+        "warning",
+        "input_scale",
+        f"The inputs are not scaled: {what}, it seems (root mean square {rms:.3g}, from {low:.3g} to {high:.3g}).",
+        rms,
+        1.0,
+        "root mean square of the inputs",
+        "Standardize the inputs: subtract the mean and divide by the standard deviation"
+        + (" (for 8-bit pixels at least divide by 255)." if pixels else "."),
+        ("input",),
+    )
+
+
+def input_scale(evidence: Evidence) -> Iterator[Finding]:
+    """Input scale off q*: does h^1 start near q*?
+
+    Yields:
+        At most one finding.
+    """
     prediction, signal = evidence.prediction, evidence.signal
-    if rms > LARGE_INPUT:
+    if not _input_rms(evidence) <= LARGE_INPUT or prediction is None or signal is None:
+        return
+    if not prediction.q_star or prediction.phase == "critical":
+        return
+    q1 = prediction.q[0]
+    if q1 > 0 and abs(math.log(q1 / prediction.q_star)) > math.log(10.0):
         yield Finding(
-            "warning",
+            "info",
             "input_scale",
-            f"The inputs are large (root mean square {rms:.3g}, from {float(x.min()):.3g} to {float(x.max()):.3g}): "
-            "raw measurements or 8-bit pixels, it seems.",
-            rms,
-            1.0,
-            "root mean square of the inputs",
-            "Standardize the inputs (subtract the mean, divide by the standard deviation; for 8-bit images at least "
-            "divide by 255).",
+            f"The first layer's second moment, {q1:.2g}, is far from {prediction.q_star:.2g}, where it settles.",
+            q1,
+            prediction.q_star,
+            "second moment of the first pre-activations",
+            "Scale the inputs, or let the prescription absorb the scale in the first layer.",
             ("input",),
         )
-    elif prediction is not None and prediction.q_star and signal is not None and prediction.phase != "critical":
-        q1 = prediction.q[0]
-        if q1 > 0 and abs(math.log(q1 / prediction.q_star)) > math.log(10.0):
-            yield Finding(
-                "info",
-                "input_scale",
-                f"The first layer's second moment, {q1:.2g}, is far from {prediction.q_star:.2g}, where it settles.",
-                q1,
-                prediction.q_star,
-                "second moment of the first pre-activations",
-                "Scale the inputs, or let the prescription absorb the scale in the first layer.",
-                ("input",),
-            )
+
+
+def _input_rms(evidence: Evidence) -> float:
+    x = evidence.case.x
+    return float(x.double().square().mean().sqrt()) if x.is_floating_point() else math.nan

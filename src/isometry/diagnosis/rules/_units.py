@@ -9,6 +9,7 @@ from torch import nn
 
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
+from isometry.diagnosis._words import count
 from isometry.diagnosis.rules._quantities import EFOLDS, WHERE
 
 __all__ = ["dead_units", "dropout", "identical_units", "saturated_units", "zero_layers"]
@@ -58,7 +59,7 @@ def _unhealthy(evidence: Evidence, kind: str, code: str, what: str, remedy: str)
         yield Finding(
             "warning",
             code,
-            f"In {len(sick)} layer{'s' if len(sick) > 1 else ''} most units {what}; worst {name}: {worst:.0%}.",
+            f"In {count(len(sick), 'layer')} most units {what}; worst {name}: {worst:.0%}.",
             worst,
             MANY,
             "share of a layer's units",
@@ -110,7 +111,9 @@ def zero_layers(evidence: Evidence) -> Iterator[Finding]:
         yield Finding(
             "warning" if hidden and evidence.chain is not None else "info",
             "constant_weights",
-            f"{len(flat)} weights hold one number only ({zero} of them zero).",
+            f"{len(flat):,} weights hold one number only ({zero or 'none'} of them zero)."
+            if len(flat) > 1
+            else f"The weight {flat[0][0]} holds one number only{' (zero)' if zero else ''}.",
             float(len(flat)),
             0.0,
             "weights that hold a single number",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from isometry.report._content import Content, FisherSection
+from typing import Any
+
+from isometry.report._content import Content, FisherSection, HiddenFisher
 from isometry.report._figures._plot import Figure, Plot, curve, heading, level, log_axis, padded
 from isometry.report._theme import SERIES
 from isometry.report._wording import count, number
@@ -36,15 +38,12 @@ def fisher(content: Content) -> Plot | None:
     top = {"mode": "markers", "marker": {"symbol": "diamond", "size": 10, "color": SERIES["measured"]}}
     hover = {"hovertemplate": "largest: %{y:.4~g}<extra></extra>"}
     data = [spectrum, curve([1], [largest], "λ<sub>max</sub>", "measured") | top | hover]
-    for key, name, dash in (
-        ("bound_theorem", "bound by the theorem", "dash"),
-        ("bound_rigorous", "certificate", "dot"),
-    ):
-        bound = section[key]  # type: ignore[literal-required]
-        if bound is not None and bound > 0:
-            line = {"color": SERIES["limit" if dash == "dash" else "after"], "width": 2, "dash": dash}
-            trace = level(1, len(positive), bound, name, "limit", line=line)
-            data.append(trace | {"hovertemplate": "%{y:.4~g}<extra>%{fullData.name}</extra>"})
+    certificate = section["bound_rigorous"]
+    if certificate is not None and certificate > 0:
+        line = {"color": SERIES["after"], "width": 2, "dash": "dot"}
+        trace = level(1, len(positive), certificate, "certificate", "limit", line=line)
+        data.append(trace | {"hovertemplate": "%{y:.4~g}<extra>%{fullData.name}</extra>"})
+    data += _hidden_traces(section["hidden"], len(positive), least=ROUNDING * largest)
     figure: Figure = {
         "data": data,
         "layout": {
@@ -55,6 +54,27 @@ def fisher(content: Content) -> Plot | None:
         },
     }
     return Plot("fisher", "Fisher spectrum", figure, _reading(section, values, positive))
+
+
+def _hidden_traces(hidden: HiddenFisher | None, width: int, *, least: float) -> list[dict[str, Any]]:
+    """Draw the hidden layers' largest eigenvalue and the theorem's bound on it; far below the spectrum, words must do.
+
+    Returns:
+        Up to two traces.
+    """
+    if hidden is None:
+        return []
+    hover = {"hovertemplate": "%{y:.4~g}<extra>%{fullData.name}</extra>"}
+    traces = []
+    largest, bound = hidden["lambda_max"], hidden["bound_theorem"]
+    if largest is not None and largest > least:
+        mark = {"symbol": "diamond-open", "size": 11, "color": SERIES["limit"], "line": {"width": 2}}
+        traces.append(
+            curve([1], [largest], "hidden layers: λ<sub>max</sub>", "limit", mode="markers", marker=mark) | hover
+        )
+    if bound is not None and bound > least:
+        traces.append(level(1, width, bound, "hidden layers: theorem", "limit") | hover)
+    return traces
 
 
 def _top(section: FisherSection, drawn: float) -> str:
@@ -86,13 +106,30 @@ def _reading(section: FisherSection, values: list[float], positive: list[float])
         )
     if section["condition"] is not None:
         sentences.append(f"Condition number: {number(section['condition'])}.")
-    theorem = section["bound_theorem"]
-    if theorem is not None and theorem < largest:
-        sentences.append("The theorem's bound, which averages over networks, does not hold for this one.")
-    certificate = section["bound_rigorous"]
-    if certificate is not None:
-        sentences.append(f"The certificate {number(certificate)} holds for any network.")
+    if section["bound_rigorous"] is not None:
+        sentences.append(f"The certificate {number(section['bound_rigorous'])} bounds it for any network.")
+    if section["hidden"] is not None:
+        sentences += _hidden_reading(section["hidden"])
     details = [part for part in (section["kind"], section["likelihood"]) if part]
     if details:
         sentences.append(f"({', '.join(details)}; parameters: {section['params'] or 'all'})")
     return " ".join(sentences)
+
+
+def _hidden_reading(hidden: HiddenFisher) -> list[str]:
+    """Say how the hidden layers' largest eigenvalue compares with the theorem's bound, which is about them alone.
+
+    Returns:
+        Sentences.
+    """
+    largest, bound = hidden["lambda_max"], hidden["bound_theorem"]
+    if largest is None or bound is None:
+        return []
+    pair = f"Hidden layers alone: λ_max {number(largest)}, theorem {number(bound)}"
+    if largest <= bound:
+        return [f"{pair}."]
+    return [
+        f"{pair}, which does not hold here.",
+        "The theorem is about the average network whose first layer's block is the largest; a single network may "
+        "exceed it.",
+    ]
