@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.func import jacrev, vmap
 from torch.nn import functional
 
 from isometry import measure
@@ -427,3 +428,36 @@ def test_overflow_is_named():
 def test_bad_vectors(what, shape):
     with pytest.raises(ValueError, match="one vector per input, got"):
         getattr(measure.jacobian(mlp(), batch(3, 5)), what)(torch.zeros(shape))
+
+
+class Between(nn.Module):
+    """Works on the very tensor that one module hands to the next."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.phi, self.b = nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 4)
+
+    def forward(self, x):
+        h = self.a(x)
+        h.mul_(3.0)
+        return self.b(self.phi(h))
+
+
+def test_work_in_place_between_modules_is_seen():
+    torch.manual_seed(0)
+    model, x = Between().double(), batch(3, 5)
+    found = measure.jacobian(model, x)
+    wanted = vmap(jacrev(lambda v: model.b(torch.tanh(3 * model.a(v)))))(x)
+    assert not found.is_chain
+    assert torch.allclose(found.matrix(), wanted, atol=1e-12)
+
+
+@pytest.mark.parametrize("gain", [1e-3, 1e3])
+def test_products_beyond_the_range_of_float32(gain):
+    torch.manual_seed(0)
+    model = nn.Sequential(*[m for _ in range(40) for m in (nn.Linear(6, 6, bias=False), nn.Identity())])
+    for layer in model:
+        if isinstance(layer, nn.Linear):
+            nn.init.orthogonal_(layer.weight, gain=gain)
+    found = measure.jacobian(model, torch.zeros(2, 6)).singular_values()  # gain^40: 1e-120 and 1e120
+    assert torch.allclose(found.log10(), torch.full((2, 6), 40 * math.log10(gain), dtype=torch.float64), atol=1e-4)

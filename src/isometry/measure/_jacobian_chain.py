@@ -3,9 +3,10 @@
 J = D^L W^L ... D^1 W^1 (Pennington, Schoenholz, Ganguli 2017). The Jacobians of all inputs of a block are stacked, so
 that a layer costs one matrix product ``(inputs * directions, width) x (width, width)`` and one scaling in place.
 
-Whether a model is such a chain is read off the tensors that its modules hand to each other. The slopes of an
-elementwise function come from the gradient of its summed output, whatever the function is; a function that is not
-elementwise is caught by comparing a random cotangent's image with autograd's (``Chain.agrees``).
+Whether a model is such a chain is read off the tensors that its modules hand to each other, which must be the very same
+and, by their version counters, unchanged in between. The slopes of an elementwise function come from the gradient of
+its summed output, whatever the function is; a function that is not elementwise gives itself away by what it makes of a
+random cotangent, which must be the slopes times that cotangent.
 
 References:
     J. Pennington, S. S. Schoenholz, S. Ganguli. Resurrecting the sigmoid in deep learning through dynamical isometry,
@@ -28,6 +29,8 @@ __all__ = ["Chain", "ChainRecorder"]
 
 _BLOCK_BYTES = 2**20  # of one block's stacked Jacobians: they stay in a core's cache from layer to layer
 _LEAST_ROWS = 512  # below that matrix products run far from their best rate
+_RESCALED = 4  # layers after which the products' size is looked at
+_SMALL, _LARGE = 2.0**-40, 2.0**40  # beyond these they are brought back to order one, by a power of two
 _Factor = tuple[bool, Tensor]  # (is a matrix (out, in); else slopes (inputs, units)), the tensor
 
 
@@ -92,14 +95,15 @@ class Chain:
         """
         return _through(cotangents, self._steps(forward=False))
 
-    def matrices(self, count: int) -> Iterator[Tensor]:
+    def matrices(self, count: int) -> Iterator[tuple[Tensor, int]]:
         """Form the Jacobians from the narrower side, a cache-sized block of inputs at a time.
 
         Args:
             count: Number of inputs.
 
         Yields:
-            Shape ``(block, out, in)``.
+            Shape ``(block, out, in)``, and the power of two to multiply it with: the products of many layers may lie
+            far beyond the range of float32.
         """
         forward = self.in_units < self.out_units
         directions = min(self.in_units, self.out_units)
@@ -111,26 +115,8 @@ class Chain:
             end = min(begin + block, count)
             steps = self.part(slice(begin, end))._steps(forward=forward)
             first, rest = _seed(steps, end - begin)
-            stacked = _through(first, rest)
-            yield stacked.transpose(1, 2) if forward else stacked
-
-    def agrees(self, cotangents: Tensor, images: Tensor) -> bool:
-        """Check the chain against autograd on one random cotangent per input.
-
-        Args:
-            cotangents: Shape ``(N, 1, out)``.
-            images: What autograd makes of them, shape ``(N, 1, in)``.
-
-        Returns:
-            Whether each input's image is the same but for rounding.
-        """
-        own = self.pull(cotangents).double()
-        other = images.double()
-        size = torch.linalg.vector_norm(other, dim=-1)
-        error = torch.linalg.vector_norm(own - other, dim=-1)
-        # Rounding grows with the layers; a softmax taken for an elementwise function is wrong by order one.
-        tolerance = max(1e-3, 100 * torch.finfo(cotangents.dtype).eps)
-        return bool((error <= tolerance * size).all())
+            stacked, exponent = _scaled_through(first, rest)
+            yield (stacked.transpose(1, 2) if forward else stacked), exponent
 
     def _steps(self, *, forward: bool) -> list[_Factor]:
         if forward:
@@ -153,10 +139,20 @@ def _seed(steps: list[_Factor], count: int) -> tuple[Tensor, list[_Factor]]:
 
 
 def _through(stacked: Tensor, steps: list[_Factor]) -> Tensor:
-    """Multiply stacked rows by matrices and slopes, between two buffers.
+    """Multiply stacked rows by matrices and slopes.
 
     Returns:
         Shape ``(inputs, directions, units)``.
+    """
+    product, exponent = _scaled_through(stacked, steps)
+    return torch.ldexp(product, torch.tensor(exponent)) if exponent else product
+
+
+def _scaled_through(stacked: Tensor, steps: list[_Factor]) -> tuple[Tensor, int]:
+    """Multiply stacked rows by matrices and slopes, between two buffers, and keep them of order one on the way.
+
+    Returns:
+        Shape ``(inputs, directions, units)``, and the exponent of the power of two that was taken out.
     """
     count, directions, units = stacked.shape
     widest = max([units, *(f.shape[-1] for _, f in steps)])
@@ -164,7 +160,10 @@ def _through(stacked: Tensor, steps: list[_Factor]) -> Tensor:
     here, there = stacked.new_empty(rows * widest), stacked.new_empty(rows * widest)
     current = here[: rows * units].view(rows, units)
     current.view(count, directions, units).copy_(stacked)
-    for is_matrix, factor in steps:
+    exponent = 0
+    for step, (is_matrix, factor) in enumerate(steps):
+        if step % (2 * _RESCALED) == 0:
+            exponent += _brought_back(current)
         if is_matrix:
             units = factor.shape[1]
             product = there[: rows * units].view(rows, units)
@@ -172,7 +171,24 @@ def _through(stacked: Tensor, steps: list[_Factor]) -> Tensor:
             here, there, current = there, here, product
         else:
             current.view(count, directions, units).mul_(factor.unsqueeze(1))  # D^l
-    return current.view(count, directions, units)
+    return current.view(count, directions, units), exponent
+
+
+def _brought_back(rows: Tensor) -> int:
+    """Divide rows in place by a power of two if they have become very small or very large.
+
+    Returns:
+        Its exponent.
+    """
+    size = float(torch.maximum(rows.amax(), -rows.amin())) if rows.numel() else 1.0
+    if not math.isfinite(size) or size == 0 or _SMALL < size < _LARGE:
+        return 0
+    exponent = math.frexp(size)[1]
+    while exponent:  # in steps whose power of two is a normal number in float32
+        part = max(-120, min(120, exponent))
+        rows.mul_(2.0**-part)
+        exponent -= part
+    return math.frexp(size)[1]
 
 
 @dataclass(eq=False)
@@ -182,7 +198,9 @@ class _Seen:
     module: nn.Module
     given: Tensor | None
     value: Tensor | None
+    given_version: int = 0
     returned: Tensor | None = None
+    returned_version: int = 0
 
 
 class ChainRecorder:
@@ -219,13 +237,13 @@ class ChainRecorder:
             return
         # A copy, for modules that work in place.
         value = only.detach().clone() if _is_pointwise(module) else only.detach()
-        self.seen.append(_Seen(module, only, value))
+        self.seen.append(_Seen(module, only, value, only._version))
 
     def _after(self, module: nn.Module, _args: Any, result: Any) -> None:
         if isinstance(result, Tensor):
             self.widest = max(self.widest, result.numel() // self.samples)
             if self.seen and self.seen[-1].module is module:
-                self.seen[-1].returned = result
+                self.seen[-1].returned, self.seen[-1].returned_version = result, result._version
 
     def chain(self, handed: Tensor, final: Tensor, calls: slice) -> Chain | None:
         """Read the chain off the recorded calls.
@@ -240,11 +258,14 @@ class ChainRecorder:
         """
         on_path = self.seen[calls]
         current: Tensor | None = handed
+        version = on_path[0].given_version if on_path else 0
         for call in on_path:
-            if call.given is not current or not _can_be_factor(call, self.samples):
+            same = call.given is current and call.given_version == version
+            if not same or not _can_be_factor(call, self.samples):
                 return None
-            current = call.returned
-        if current is not final or not any(isinstance(call.module, nn.Linear) for call in on_path):
+            current, version = call.returned, call.returned_version
+        ended = current is final and final._version == version
+        if not ended or not any(isinstance(call.module, nn.Linear) for call in on_path):
             return None
         slopes = _slopes([call for call in on_path if _is_pointwise(call.module)])
         if slopes is None:
@@ -270,7 +291,7 @@ def _is_pointwise(module: nn.Module) -> bool:
     """Tell whether a module may be an elementwise function: no parameters, or a normalization that is fixed.
 
     Returns:
-        True also for functions that are not elementwise; ``Chain.agrees`` finds those out.
+        True also for functions that are not elementwise; ``_slopes`` finds those out.
     """
     if isinstance(module, _BatchNorm):
         return not module.training and module.running_mean is not None
@@ -292,7 +313,7 @@ def _slopes(calls: list[_Seen]) -> dict[int, Tensor] | None:
     """Differentiate the elementwise functions at their inputs; equal stateless ones of torch.nn all at once.
 
     Returns:
-        Shape ``(inputs, units)`` by the call's id, or None if a function cannot be differentiated.
+        Shape ``(inputs, units)`` by the call's id, or None if a function cannot be differentiated or mixes elements.
     """
     groups: dict[object, list[_Seen]] = {}
     for call in calls:
@@ -309,7 +330,16 @@ def _slopes(calls: list[_Seen]) -> dict[int, Tensor] | None:
             output = group[0].module.forward(leaf * 1)  # not through its hooks
             if not isinstance(output, Tensor) or not output.requires_grad:
                 return None
-            (slope,) = torch.autograd.grad(output.sum(), leaf)
+            (slope,) = torch.autograd.grad(output.sum(), leaf, retain_graph=True)
+            generator = torch.Generator().manual_seed(0)
+            probe = torch.rand(output.shape, generator=generator).to(output) + 0.5
+            (image,) = torch.autograd.grad(output, leaf, probe)
+        near = max(1e-4, 20 * torch.finfo(slope.dtype).eps)
+        again = torch.cat([call.returned for call in group if call.returned is not None]).detach()
+        if not torch.allclose(image, slope * probe, rtol=near, atol=1e-30):
+            return None  # it mixes elements
+        if not torch.allclose(output.detach(), again, rtol=near, atol=1e-30):
+            return None  # it gives another result each time
         for call, part in zip(group, torch.split(slope, len(values[0])), strict=True):
             slopes[id(call)] = part.reshape(len(part), -1)
     return slopes

@@ -33,7 +33,7 @@ def sweep_bytes(shape: tuple[int, int], widest: int, inputs: int, itemsize: int)
     return _ALIVE * max(one, min(_SWEEP_BYTES, min(shape) * one))
 
 
-def dense_blocks(path: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+def dense_blocks(path: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor, int]]:
     """Form the Jacobians of a path, block of inputs by block of inputs.
 
     Args:
@@ -41,7 +41,8 @@ def dense_blocks(path: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]
         dtype: The dtype of the result; a chain is multiplied in it.
 
     Yields:
-        The route that was taken, and Jacobians of shape ``(block, out, in)``.
+        The route that was taken, Jacobians of shape ``(block, out, in)``, and the exponent of the power of two that
+        they are to be multiplied with.
     """
     if path.chain is not None:
         yield from chain_blocks(path.chain.to(dtype), len(path.leaf))
@@ -49,15 +50,15 @@ def dense_blocks(path: Path, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]
     out, inp = math.prod(path.out_shape), math.prod(path.in_shape)
     if inp < out:
         try:
-            yield "graph, forward", _swept(path, path.push, inp).transpose(1, 2).to(dtype)
+            yield "graph, forward", _swept(path, path.push, inp).transpose(1, 2).to(dtype), 0
         except NotTwiceDifferentiableError:
             pass  # in reverse, then, as the route says: more sweeps, the same numbers
         else:
             return
-    yield "graph, reverse", _swept(path, path.pull, out).to(dtype)
+    yield "graph, reverse", _swept(path, path.pull, out).to(dtype), 0
 
 
-def chain_blocks(chain: Chain, inputs: int) -> Iterator[tuple[str, Tensor]]:
+def chain_blocks(chain: Chain, inputs: int) -> Iterator[tuple[str, Tensor, int]]:
     """Form the Jacobians of a chain.
 
     Args:
@@ -65,11 +66,11 @@ def chain_blocks(chain: Chain, inputs: int) -> Iterator[tuple[str, Tensor]]:
         inputs: Number of inputs.
 
     Yields:
-        The route, and Jacobians of shape ``(block, out, in)``.
+        The route, Jacobians of shape ``(block, out, in)``, and their power of two.
     """
     route = "chain, forward" if chain.in_units < chain.out_units else "chain, reverse"
-    for block in chain.matrices(inputs):
-        yield route, block
+    for block, exponent in chain.matrices(inputs):
+        yield route, block, exponent
 
 
 def _swept(path: Path, send: Callable[[Tensor], Tensor], directions: int) -> Tensor:

@@ -80,7 +80,7 @@ class Jacobian:
             instead="Use .extremes(), .matvec() and .rmatvec(), which form no matrix, pass fewer inputs,",
         )
         with self._blocks(slice(0, self.inputs)) as blocks:
-            return torch.cat([block for _, block in blocks])
+            return torch.cat([_unscaled(block, exponent) for _, block, exponent in blocks])
 
     def singular_values(self) -> Tensor:
         """Compute all singular values at every input, exactly.
@@ -212,9 +212,9 @@ class Jacobian:
         with stopwatch() as watch:
             for begin in range(0, self.inputs, at_once):
                 with self._blocks(slice(begin, min(begin + at_once, self.inputs))) as blocks:
-                    for route, block in blocks:  # noqa: B007 - the last one is reported
+                    for route, block, exponent in blocks:  # noqa: B007 - the last one is reported
                         _insist_on_finite(block, done)
-                        parts.append(linalg.svdvals(block.double()))
+                        parts.append(linalg.svdvals(_unscaled(block.double(), exponent)))
                         done += len(block)
                         progress("Jacobian", done, self.inputs)
         values = torch.cat([part.values for part in parts])
@@ -237,7 +237,7 @@ class Jacobian:
         )
 
     @contextmanager
-    def _blocks(self, inputs: slice) -> Iterator[Iterator[tuple[str, Tensor]]]:
+    def _blocks(self, inputs: slice) -> Iterator[Iterator[tuple[str, Tensor, int]]]:
         if self._chain is not None:
             self._insist_on_unchanged()
             yield chain_blocks(self._chain.part(inputs), inputs.stop - inputs.start)
@@ -287,6 +287,15 @@ def _of_one(product: _Product, dtype: torch.dtype) -> Callable[[Tensor], Tensor]
 
 def _in(operator: Chain | Path, dtype: torch.dtype) -> tuple[_Product, _Product]:
     return lambda rows: operator.push(rows.to(dtype)), lambda rows: operator.pull(rows.to(dtype))
+
+
+def _unscaled(block: Tensor, exponent: int) -> Tensor:
+    """Multiply by a power of two, which may be out of the dtype's range by itself.
+
+    Returns:
+        The product.
+    """
+    return torch.ldexp(block, torch.tensor(exponent, device=block.device)) if exponent else block
 
 
 def _insist_on_finite(block: Tensor, before: int) -> None:

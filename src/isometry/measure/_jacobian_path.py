@@ -229,10 +229,9 @@ def opened(
         calls = slice(tap_in.calls_before, tap_out.calls_before if last is not None else len(recorder.seen))
         leaf, handed = entry[0]
         _insist_on_batch(len(x), start, leaf, stop, output)
-        cotangent, image = _random_image(leaf, output, start, stop)
         chain = recorder.chain(handed, seen, calls)
-        if chain is not None and not chain.agrees(cotangent, image):
-            chain = None  # a module that looked elementwise is not
+        if chain is None:
+            _insist_on_dependence(leaf, output, start, stop)
         if wary and (chain is None or first is not None):
             _insist_on_repetition(model, x, final)  # a chain from the input on has no place for chance
         widest = max(recorder.widest, leaf[0].numel(), output[0].numel())
@@ -258,11 +257,8 @@ def _insist_on_batch(count: int, start: str | None, leaf: Tensor, stop: str | No
             )
 
 
-def _random_image(leaf: Tensor, output: Tensor, start: str | None, stop: str | None) -> tuple[Tensor, Tensor]:
+def _insist_on_dependence(leaf: Tensor, output: Tensor, start: str | None, stop: str | None) -> None:
     """Send one random cotangent per input back, and see that it arrives.
-
-    Returns:
-        The cotangents ``(N, 1, out)`` and their images ``(N, 1, in)``.
 
     Raises:
         ValueError: If the output does not depend on the leaf.
@@ -279,8 +275,6 @@ def _random_image(leaf: Tensor, output: Tensor, start: str | None, stop: str | N
             f"{there} does not depend on {here} through differentiable operations; check the names' order "
             "(start comes first in the forward pass) and look for .detach() or no_grad between them."
         )
-    count = len(leaf)
-    return cotangent.reshape(count, 1, -1), image.reshape(count, 1, -1)
 
 
 def _insist_on_repetition(model: nn.Module, x: Inputs, final: Tensor) -> None:

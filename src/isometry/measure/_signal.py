@@ -81,7 +81,7 @@ def signal(
     """
     check_model(model)
     inputs = open_inputs(model, x)
-    with stopwatch() as watch, measuring(model, training=training), differentiable(model):
+    with stopwatch() as watch, measuring(model, training=training, denormals=True), differentiable(model):
         if training is None:
             check_per_sample(
                 model,

@@ -6,6 +6,7 @@ appears, so nothing has to be kept. ``untouched`` is the promise that every meas
 exactly as before; ``measuring`` also makes it fit for derivatives of any order.
 """
 
+from isometry.tape._denormals import flushed_denormals
 from isometry.tape._inputs import Inputs, as_inputs, select_output
 from isometry.tape._measuring import measuring
 from isometry.tape._record import Call, Recording, StaleActivationError, record
@@ -22,6 +23,7 @@ __all__ = [
     "StaleActivationError",
     "record",
     # leaving no trace
+    "flushed_denormals",
     "measuring",
     "untouched",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from isometry.tape._denormals import flushed_denormals
 from isometry.tape._untouched import untouched
 
 __all__ = ["measuring"]
@@ -19,7 +20,7 @@ _DIFFERENTIABLE = ("eager", "sdpa")  # attention of the transformers library tha
 
 
 @contextmanager
-def measuring(model: nn.Module, *, training: bool | None = False) -> Iterator[nn.Module]:
+def measuring(model: nn.Module, *, training: bool | None = False, denormals: bool = False) -> Iterator[nn.Module]:
     """Make a model fit for derivatives of any order and for many directions at once, inside a block.
 
     Inside the block
@@ -28,7 +29,8 @@ def measuring(model: nn.Module, *, training: bool | None = False) -> Iterator[nn
     - statistics are frozen: batch normalization uses its running ones and does not update them, dropout is off (unless
       ``training`` says otherwise);
     - modules with an ``inplace`` option work out of place, so that what the tape has recorded stays as it was;
-    - gradients are recorded, even inside ``torch.inference_mode``.
+    - gradients are recorded, even inside ``torch.inference_mode``;
+    - numbers below the normal range count as zero, unless ``denormals``: they are slow, and squares of them are zero.
 
     Operations that ``torch.vmap`` cannot take (recurrent layers, data-dependent branches) stay as they are: the
     measurements loop over samples there. After the block modes, gradients, hooks, buffers, flags, options and random
@@ -37,6 +39,7 @@ def measuring(model: nn.Module, *, training: bool | None = False) -> Iterator[nn
     Args:
         model: The model.
         training: True or False puts the whole model into that mode; None leaves the modes alone.
+        denormals: Keep them, for measurements that are about small numbers.
 
     Yields:
         The model.
@@ -55,6 +58,8 @@ def measuring(model: nn.Module, *, training: bool | None = False) -> Iterator[nn
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if not denormals:
+            stack.enter_context(flushed_denormals())
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", message="There is a performance drop")
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")

@@ -1,0 +1,40 @@
+"""Numbers too small to be normal: processors take up to a hundred times as long over them, and nothing is gained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+__all__ = ["flushed_denormals"]
+
+
+@contextmanager
+def flushed_denormals() -> Iterator[None]:
+    """Let this thread's arithmetic take denormal numbers for zero inside the block.
+
+    A gradient that vanishes over a hundred layers passes through the denormal range (below 1.2e-38 in float32), where
+    products of matrices are up to a hundred times slower on some processors. The setting belongs to the thread: threads
+    that torch has already started for products keep theirs, so a caller that expects denormals may want to run on one.
+    What torch had before comes back after the block.
+
+    Yields:
+        Nothing.
+
+    Example:
+        >>> with flushed_denormals():
+        ...     float(torch.tensor(1e-40) * 1.0)
+        0.0
+    """
+    before = _flushing()
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
+def _flushing() -> bool:
+    smallest = torch.tensor(torch.finfo(torch.float32).tiny)
+    return bool(smallest * 0.5 == 0)
