@@ -15,6 +15,8 @@ from isometry.linalg._precision import check_matrix, check_real_dtype, working_d
 
 __all__ = ["SVD", "SingularValues", "svd", "svdvals"]
 
+_TALL = 1.6  # times as long as wide: then a QR decomposition first pays
+
 
 @dataclass(frozen=True)
 class SVD(Result):
@@ -132,7 +134,7 @@ def svdvals(a: Tensor, *, dtype: torch.dtype | None = None) -> SingularValues:
         work, scale, out = prepared(a, dtype)
         done = guarded(
             work / scale[..., None, None],
-            lambda m: (torch.linalg.svdvals(m),),
+            lambda m: (torch.linalg.svdvals(_squared_off(m)),),
             lambda m: (_rescue(m)[1],),
             _values_residual,
         )
@@ -167,6 +169,20 @@ def column_signs(vectors: Tensor) -> Tensor:
     index = vectors.abs().argmax(dim=-2, keepdim=True)
     largest = vectors.gather(-2, index).squeeze(-2)
     return torch.where(largest < 0, -1.0, 1.0).to(vectors.dtype)
+
+
+def _squared_off(a: Tensor) -> Tensor:
+    """Reduce tall or wide matrices to square ones of the same singular values, which takes half the time from there.
+
+    Returns:
+        The triangular factor of a QR decomposition, or the matrices as they are.
+    """
+    rows, columns = a.shape[-2:]
+    if max(rows, columns) < _TALL * min(rows, columns):
+        return a
+    tall = a if rows > columns else a.transpose(-2, -1)
+    triangle: Tensor = torch.linalg.qr(tall, mode="r").R
+    return triangle
 
 
 def _decompose(a: Tensor) -> Factors:
