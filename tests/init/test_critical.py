@@ -267,7 +267,7 @@ def test_narrow_relu_chains_without_bias_are_rescaled_on_the_data():
         ({"activation": "tahn"}, ValueError, "unknown activation 'tahn'; did you mean 'tanh'"),
         ({"data": torch.full((2, 10), float("nan"))}, ValueError, "data holds 20 non-finite values"),
         ({"data": torch.zeros(0, 10)}, ValueError, "data is empty"),
-        ({"data": [1.0]}, TypeError, "data must be a torch.Tensor, got list"),
+        ({"data": [1.0]}, TypeError, "data must be a torch.Tensor, a tuple of tensors or a dict"),
         ({"method": "data"}, ValueError, "data is needed to initialize this model"),
     ],
 )

@@ -25,7 +25,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from isometry._base import stream
 from isometry.init._graph import Event, Node, follow, mean_square
-from isometry.init._kinds import kind_of
+from isometry.init._kinds import kind_of, norm_family
 from isometry.init._operating_point import OperatingPoint
 from isometry.init._plan import Plan, WeightPlan
 from isometry.init._recurrent import initialize_recurrent
@@ -33,6 +33,7 @@ from isometry.init._rows import Ledger
 from isometry.init._slots import Slot, draw, flattened, per_group
 from isometry.linalg import standard_normal
 from isometry.roles import MATRIX_ROLES, ParameterRow
+from isometry.tape import Inputs
 
 __all__ = ["LOGITS", "calibrate"]
 
@@ -42,7 +43,7 @@ _SCALE_FREE = (1e-2, 1e2)  # in front of a normalization only extreme outputs ar
 
 
 def calibrate(
-    model: nn.Module, plan: Plan, ledger: Ledger, x: Tensor, *, weights: str, seed: int
+    model: nn.Module, plan: Plan, ledger: Ledger, x: Inputs, *, weights: str, seed: int
 ) -> dict[int, tuple[float | None, float]]:
     """Draw all weights, then correct them in one forward pass.
 
@@ -59,6 +60,8 @@ def calibrate(
         its number.
     """
     work = _Calibration(model, plan, ledger, weights, seed)
+    for note in plan.notes:
+        ledger.note(note)
     work.draw_all()
     statistics = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     momenta = [(m, m.momentum) for m in statistics]
@@ -218,7 +221,7 @@ class _Calibration:
     def _target(self, node: Node, plan: WeightPlan) -> float:
         if plan.consumer == "activation" and plan.point is not None:
             # A branch that ends in the activation: from there it is scaled as if the activation were linear.
-            ends = any(add.tail == node.index for add in self.plan.adds.values())
+            ends = any(add.tail == node.index and not add.bends for add in self.plan.adds.values())
             return plan.point.q_star / (len(self.plan.adds) if ends else 1)
         return LOGITS if plan.consumer == "output" else 1.0
 
@@ -237,7 +240,10 @@ class _Calibration:
         for name in names:
             slot = Slot(self.model, self.ledger.table[name])
             shift = name.endswith("bias")
-            value = torch.full_like(slot.read(), point.shift if shift else math.sqrt(point.q_star))
+            # RMS normalization keeps the mean: what it divides by is the root of q* + t^2, and the weight in front of
+            # it holds the shift.
+            size = point.second_moment if norm_family(node) == "rms" else point.q_star
+            value = torch.full_like(slot.read(), point.shift if shift else math.sqrt(size))
             why = f"operating point of {point.activation} for a chain of {self.plan.depth} normalized layers"
             self.ledger.write(slot, value, "constant", why=why)
         self.targets[node.index] = (point.q_star, point.shift)
@@ -249,6 +255,8 @@ class _Calibration:
         if scale is None or len(event.args) < 2:
             self.ledger.note(f"the residual branch into {event.node.label!r} has nothing that could scale it")
             return
+        if plan.bends and (end := self.plan.weights.get(plan.tail or 0)) is not None and end.point is not None:
+            return  # its activation works at the operating point, and bounds what it adds
         result = event.result
         operands = [a for a in event.args[:2] if isinstance(a, Tensor)]
         branch = self._operand(event, plan.branch, operands, result)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from isometry.init._rows import Ledger
 from isometry.init._structure import structure
 from isometry.init._table import InitTable, LayerCheck
 from isometry.roles import Override, ParameterTable, table
-from isometry.tape import untouched
+from isometry.tape import Inputs, as_inputs, untouched
 from isometry.theory import Activation
 from isometry.theory._resolve import resolve_activation
 
@@ -40,7 +40,7 @@ def critical_(
     *,
     activation: str | nn.Module | Callable[[Tensor], Tensor] | None = None,
     q_star: float | None = None,
-    data: Tensor | None = None,
+    data: Tensor | Inputs | Mapping[str, Any] | Sequence[Any] | None = None,
     weights: Weights = "orthogonal",
     overrides: Mapping[str, Override] | None = None,
     method: Method = "auto",
@@ -65,7 +65,8 @@ def critical_(
         activation: The activation, where it cannot be recognised; a name, a module or an elementwise callable.
         q_star: Variance of the pre-activations. Default: the largest, up to 1/2, that keeps the predicted variance of
             the Jacobian's squared singular values at 4 over the model's depth; about 0.08 for tanh at depth 100.
-        data: A batch of inputs, shape ``(B, ...)``. Needed where the model is not a plain chain; otherwise it measures
+        data: A batch of inputs, shape ``(B, ...)``; a tuple, a dict by argument name or ``Inputs`` for models that take
+            several tensors. Needed where the model is not a plain chain; otherwise it measures
             the inputs' scale and verifies the result.
         weights: "orthogonal", or "gaussian" with variance sigma_w^2 / fan_in.
         overrides: Roles or axes by parameter-name pattern, as in ``roles.table``.
@@ -97,10 +98,8 @@ def critical_(
     _check_options(weights, method, shift)
     if q_star is not None:
         check_positive("q_star", q_star)
-    if data is not None:
-        check_finite("data", check_tensor("data", data, min_ndim=2 if data_is_float(data) else 1))
     given = None if activation is None else resolve_activation(activation)
-    batch = None if data is None else _fitting(model, data)
+    batch = None if data is None else _fitting(model, _checked(data))
     ledger = Ledger(_table(model, overrides, batch))
     seed = base_seed(generator)
     with stopwatch() as watch:
@@ -121,13 +120,24 @@ def critical_(
     return _with_seconds(result, watch.seconds)
 
 
-def data_is_float(data: object) -> bool:
-    """Tell numbers from tokens.
+def _checked(data: object) -> Inputs:
+    """Insist on a batch of finite inputs.
 
     Returns:
-        True for floating-point tensors, and for what is no tensor (another check complains about that).
+        The batch.
+
+    Raises:
+        TypeError: If it is no tensor and holds none.
     """
-    return not isinstance(data, Tensor) or data.is_floating_point()
+    if isinstance(data, Tensor):
+        check_tensor("data", data, min_ndim=2 if data.is_floating_point() else 1)
+    try:
+        inputs = as_inputs(data)
+    except TypeError as error:
+        raise TypeError(f"data{str(error).removeprefix('x')}") from None
+    for tensor in inputs.tensors():
+        check_finite("data", check_tensor("data", tensor))
+    return inputs
 
 
 def _check_options(weights: str, method: str, shift: str) -> None:
@@ -140,7 +150,7 @@ def _check_options(weights: str, method: str, shift: str) -> None:
             raise ValueError(f"{name} must be one of {', '.join(map(repr, known))}, got {value!r}.")
 
 
-def _table(model: nn.Module, overrides: Mapping[str, Override] | None, batch: Tensor | None) -> ParameterTable:
+def _table(model: nn.Module, overrides: Mapping[str, Override] | None, batch: Inputs | None) -> ParameterTable:
     rows = table(model, overrides)  # complains about the model itself
     meta = [name for name, p in model.named_parameters() if p.is_meta]
     if meta:
@@ -156,21 +166,19 @@ def _table(model: nn.Module, overrides: Mapping[str, Override] | None, batch: Te
         raise ValueError(f"data: {str(error).removeprefix('example: ')}") from error
 
 
-def _fitting(model: nn.Module, data: Tensor) -> Tensor:
+def _fitting(model: nn.Module, data: Inputs) -> Inputs:
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
-    if first is None:
-        return data
-    return data.to(device=first.device, dtype=first.dtype if data.is_floating_point() else data.dtype)
+    return data if first is None else data.to(first.device, first.dtype)
 
 
-def _chain(model: nn.Module, x: Tensor | None, given: Activation | None) -> Chain | str:
+def _chain(model: nn.Module, x: Inputs | None, given: Activation | None) -> Chain | str:
     graph = structure(model) if x is None else _run(model, x)
     if isinstance(graph, str):
         return graph
     return chain_of(graph, given)
 
 
-def _run(model: nn.Module, x: Tensor, listener: Any = None, *, statistics: bool = False) -> Graph:
+def _run(model: nn.Module, x: Inputs, listener: Any = None, *, statistics: bool = False) -> Graph:
     """Follow a forward pass without a trace on the model.
 
     Args:
@@ -198,7 +206,7 @@ def _analytic(
     model: nn.Module,
     chain: Chain,
     ledger: Ledger,
-    x: Tensor | None,
+    x: Inputs | None,
     q_star: float | None,
     weights: Weights,
     shift: Shift,
@@ -215,7 +223,7 @@ def _analytic(
     checks: tuple[LayerCheck, ...] = ()
     passes = 0
     if x is not None:
-        scaled = x if done.input_scale is None else x * done.input_scale
+        scaled = x if done.input_scale is None else x.scaled(done.input_scale)
         checks, passes = _check_chain(model, chain, done.points, scaled), 3
         if method == "auto" and not _verdict(checks)[1]:
             rescale_chain(model, chain, ledger, done.points, scaled, _run)
@@ -238,7 +246,7 @@ def _analytic(
     )
 
 
-def _read_by(model: nn.Module, x: Tensor, name: str) -> Tensor:
+def _read_by(model: nn.Module, x: Inputs, name: str) -> Tensor:
     read: list[Tensor] = []
 
     def listener(event: Event) -> None:
@@ -250,7 +258,7 @@ def _read_by(model: nn.Module, x: Tensor, name: str) -> Tensor:
 
 
 def _check_chain(
-    model: nn.Module, chain: Chain, points: tuple[OperatingPoint, ...], x: Tensor
+    model: nn.Module, chain: Chain, points: tuple[OperatingPoint, ...], x: Inputs
 ) -> tuple[LayerCheck, ...]:
     aims = {
         stage.node.name: (points[i].q_star, points[i].shift) if stage.activation is not None else (None, 0.0)
@@ -270,7 +278,7 @@ def _check_chain(
 def _data_driven(
     model: nn.Module,
     ledger: Ledger,
-    x: Tensor,
+    x: Inputs,
     q_star: float | None,
     weights: Weights,
     shift: Shift,

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from isometry.init._foreign import is_foreign_activation, is_foreign_linear, is_foreign_norm
+from isometry.tape import Inputs, select_output
 from isometry.theory import activation_of
 
 __all__ = ["Event", "Graph", "Node", "follow"]
@@ -198,7 +200,7 @@ def _followed(model: nn.Module, follower: _Follower) -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def follow(model: nn.Module, x: Tensor, listener: Listener | None = None) -> Graph:
+def follow(model: nn.Module, x: Inputs, listener: Listener | None = None) -> Graph:
     """Run a model on a batch, without gradients, and record its operations.
 
     Args:
@@ -211,18 +213,19 @@ def follow(model: nn.Module, x: Tensor, listener: Listener | None = None) -> Gra
         The graph; node 0 is the input.
     """
     follower = _Follower(model, listener)
-    follower.graph.nodes.append(Node(0, "input", shape=tuple(x.shape), q=mean_square(x)))
-    x = x.detach()
-    follower.remember(x, 0)
+    real = x.first if x.leaf is None else x.leaf
+    follower.graph.nodes.append(Node(0, "input", shape=tuple(real.shape), q=mean_square(real)))
+    given = x.mapped(Tensor.detach, shared=True)
+    for tensor in given.tensors():
+        follower.remember(tensor, 0)
     with torch.no_grad(), _followed(model, follower):
-        output = model(x)
-    first = next(iter(_tensors(output)), None)
-    follower.graph.output = None if first is None else follower.maker(first)
+        output = model(*given.args, **given.kwargs)
+    follower.graph.output = follower.maker(select_output(output, x.output))
     return follower.graph
 
 
 def atomic(module: nn.Module) -> bool:
-    """Tell whether a module counts as one operation: torch.nn's own leaves, recurrent and attention modules.
+    """Tell whether a module counts as one operation: torch.nn's leaves and their like, recurrent layers, attention.
 
     Returns:
         False for containers and for users' own modules, which are looked into (unless they are activations).
@@ -231,7 +234,9 @@ def atomic(module: nn.Module) -> bool:
         return True
     if any(name != "parametrizations" for name, _ in module.named_children()):
         return False
-    if activation_of(module) is not None:
+    if activation_of(module) is not None or is_foreign_activation(module):
+        return True
+    if is_foreign_linear(module) or is_foreign_norm(module):
         return True
     kinds = [kind for kind in type(module).__mro__ if kind is not nn.Module]
     containers = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

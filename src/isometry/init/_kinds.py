@@ -9,16 +9,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from isometry.init._foreign import is_foreign_activation, is_foreign_linear, is_foreign_norm
 from isometry.init._graph import Node
 from isometry.theory import Activation, activation_of
 from isometry.theory._resolve import resolve_activation
 
-__all__ = ["ENDINGS", "Kind", "activation_at", "kind_of"]
+__all__ = ["ENDINGS", "Kind", "NormFamily", "activation_at", "kind_of", "norm_family"]
 
 Kind = Literal[
     "input", "weight", "recurrent", "attention", "norm", "activation", "dropout", "reshape", "pool", "scale", "add",
     "embedding", "other",
 ]  # fmt: skip
+NormFamily = Literal["batch", "layer", "rms"]
 
 # What may follow the last weight without being a layer.
 ENDINGS = {"log_softmax", "softmax", "LogSoftmax", "Softmax"}
@@ -82,15 +84,15 @@ def _module_kind(node: Node) -> Kind:
     assert module is not None  # noqa: S101 - the caller has looked
     if isinstance(module, nn.Identity):
         return "reshape"
-    if activation_of(module) is not None or isinstance(module, nn.PReLU):
+    if activation_of(module) is not None or isinstance(module, nn.PReLU) or is_foreign_activation(module):
         return "activation"
-    if isinstance(module, _WEIGHT_MODULES):
+    if isinstance(module, _WEIGHT_MODULES) or is_foreign_linear(module):
         return "weight"
     if isinstance(module, _RECURRENT):
         return "recurrent"
     if isinstance(module, nn.MultiheadAttention):
         return "attention"
-    if isinstance(module, _NORMS):
+    if isinstance(module, _NORMS) or is_foreign_norm(module):
         return "norm"
     if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return "embedding"
@@ -103,6 +105,19 @@ def _module_kind(node: Node) -> Kind:
     return "other"
 
 
+def norm_family(node: Node) -> NormFamily:
+    """Say what a normalization does to a mean that all samples share.
+
+    Returns:
+        "batch" if each channel loses its own mean, so that the shared part is gone; "layer" if only the mean over
+        channels is taken away, so that the shared part counts as signal; "rms" if nothing is taken away.
+    """
+    op = node.op.lower().replace("_", "")
+    if op.startswith(("batchnorm", "syncbatchnorm", "lazybatchnorm", "instancenorm", "lazyinstancenorm")):
+        return "batch"
+    return "rms" if "rms" in op or op == "normalize" else "layer"
+
+
 def activation_at(node: Node) -> Activation | None:
     """Give what the theory knows of the activation that a node computes.
 
@@ -111,6 +126,8 @@ def activation_at(node: Node) -> Activation | None:
     """
     if node.module is not None:
         known = activation_of(node.module)
+        if known is None and is_foreign_activation(node.module):
+            return resolve_activation(node.module)
         return None if known is None else resolve_activation(known)
     if node.function is None:
         return None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from isometry.init._graph import Graph, Node
-from isometry.init._kinds import ENDINGS, Kind, activation_at, kind_of
+from isometry.init._kinds import ENDINGS, Kind, activation_at, kind_of, norm_family
 from isometry.init._operating_point import OperatingPoint, Shift, operating_point
 from isometry.init._slots import DELTA_DEPTH
 from isometry.theory import Activation
@@ -26,8 +26,8 @@ class WeightPlan:
 
     Attributes:
         consumer: What reads the output first.
-        point: The operating point, where an activation reads it.
-        centre: Whether biases hold the operating point's shift and take away the inputs' mean.
+        point: The operating point, where an activation reads it; an RMS normalization in between changes nothing.
+        centre: Whether the bias takes away the inputs' mean; with a point, it also holds the point's shift.
         delta: Whether a convolution starts with its centre tap alone.
     """
 
@@ -44,10 +44,12 @@ class AddPlan:
     Attributes:
         branch: Number of the operation whose result is the branch.
         tail: Number of the last operation in the branch that can be scaled; None if there is none.
+        bends: Whether an odd activation that is not homogeneous (tanh) ends the branch: a small branch would be linear.
     """
 
     branch: int
     tail: int | None
+    bends: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Plan:
         adds: Residual sums, by number of the operation.
         depth: Layers with an activation along the trunk, outside of all branches.
         points: Operating points in use, the trunk's first.
+        notes: What the caller should know.
     """
 
     weights: Mapping[int, WeightPlan]
@@ -67,6 +70,7 @@ class Plan:
     adds: Mapping[int, AddPlan]
     depth: int
     points: tuple[OperatingPoint, ...]
+    notes: tuple[str, ...] = ()
 
 
 def make_plan(graph: Graph, *, q_star: float | None, shift: Shift, given: Activation | None) -> Plan:
@@ -95,7 +99,9 @@ class _Planner:
             for parent in node.parents:
                 bits |= self.ancestors[parent]
             self.ancestors.append(bits)
-        self.points: dict[tuple[str, int, bool], OperatingPoint] = {}
+        self.points: dict[tuple[str, int, Shift], OperatingPoint] = {}
+        self.shifted: set[int] = set()  # activations whose mean the weights behind them must take away
+        self.notes: list[str] = []
 
     def plan(self) -> Plan:
         adds = {node.index: found for node in self.graph.nodes if (found := self.residual(node)) is not None}
@@ -113,26 +119,102 @@ class _Planner:
         for node in self.graph.nodes:
             kind, on_trunk = self.kinds[node.index], not inside >> node.index & 1
             if kind == "weight":
-                consumer, reader = self.consumer(node)
-                point = None if consumer != "activation" else self.point(reader, depth if on_trunk else 2, on_trunk)
-                # A shift pays in a long chain only; in a short one the layers' own biases find it.
-                centre = on_trunk and point is not None and bool(point.shift or point.mean)
-                delta = on_trunk and consumer == "activation" and depth >= DELTA_DEPTH
-                weights[node.index] = WeightPlan(consumer, point, centre, delta)
+                weights[node.index] = self.weight(node, on_trunk, depth)
             elif kind == "norm" and on_trunk and normalized > _DEEP_NORMALIZED and not adds:
-                consumer, reader = self.consumer(node)
-                aim = self.point(reader, depth, True) if consumer == "activation" else None
-                if aim is not None:
-                    norms[node.index] = aim
-        return Plan(weights, norms, adds, depth, tuple(self.points.values()))
+                norms.update(self.normalized(node, depth, weights))
+        return Plan(weights, norms, adds, depth, tuple(self.points.values()), tuple(self.notes))
 
-    def point(self, reader: Node | None, depth: int, on_trunk: bool) -> OperatingPoint | None:
+    def weight(self, node: Node, on_trunk: bool, depth: int) -> WeightPlan:
+        consumer, reader = self.consumer(node)
+        point = None if consumer != "activation" else self.point(reader, depth if on_trunk else 2, on_trunk)
+        # A shift pays in a long chain only; in a short one the layers' own biases find it.
+        centre = on_trunk and point is not None and bool(point.shift or point.mean)
+        if centre and reader is not None:
+            self.shifted.add(reader.index)
+        if consumer == "norm" and reader is not None and norm_family(reader) != "batch":
+            centre = bool(self.shifted.intersection(self.behind(node)))
+        delta = on_trunk and consumer == "activation" and depth >= DELTA_DEPTH
+        return WeightPlan(consumer, point, centre, delta)
+
+    def normalized(self, node: Node, depth: int, weights: dict[int, WeightPlan]) -> dict[int, OperatingPoint]:
+        """Choose the operating point of a normalization in a deep chain.
+
+        A shift needs a place in front of the activation (the normalization's own, or in front of an RMS normalization
+        the weight's bias) and a bias behind it that takes the mean away again; where one is missing the point stays at
+        the origin. Batch normalization takes the mean away by itself.
+
+        Args:
+            node: The normalization.
+            depth: Length of the chain.
+            weights: Plans of the weights in front of it; one in front of an RMS normalization is changed.
+
+        Returns:
+            The operating point by the node's number; nothing where no activation reads it.
+        """
+        consumer, reader = self.consumer(node)
+        if consumer != "activation" or reader is None:
+            return {}
+        rms = norm_family(node) == "rms"
+        fronts = [n for n in self.behind(node) if self.kinds[n] == "weight"] if rms else []
+        room = bool(fronts) and all(self.biased(self.graph.nodes[n]) for n in fronts)
+        if not rms:
+            room = any(name.endswith("bias") for name in node.params)
+        released = all(self.released(w) for w in self.weights_reading(reader))
+        try:
+            point = self.point(reader, depth, True, None if room and released else "never")
+        except ValueError as error:
+            self.notes.append(f"{node.label!r} stays at scale 1, since no bias can hold a shift: {error}")
+            return {}
+        if point is None:
+            return {}
+        if point.shift or point.mean:
+            self.shifted.add(reader.index)
+            for front in fronts:
+                weights[front] = replace(weights[front], consumer="activation", point=point, centre=True)
+        return {node.index: point}
+
+    def released(self, weight: Node) -> bool:
+        """Tell whether the mean of the activations that a weight reads can be taken away.
+
+        Returns:
+            True where its bias can do so, a batch normalization does, or the outputs come next.
+        """
+        consumer, reader = self.consumer(weight)
+        centred = consumer == "norm" and reader is not None and norm_family(reader) == "batch"
+        return centred or consumer == "output" or self.biased(weight)
+
+    @staticmethod
+    def biased(node: Node) -> bool:
+        return any(name.endswith("bias") for name in node.params)
+
+    def weights_reading(self, node: Node) -> list[Node]:
+        return [n for n in self.graph.nodes if self.kinds[n.index] == "weight" and node.index in self.behind(n)]
+
+    def behind(self, node: Node) -> set[int]:
+        """Find what a node reads, looking back through reshapes, dropout, fixed factors and pooling.
+
+        Returns:
+            Numbers of the operations.
+        """
+        found: set[int] = set()
+        waiting = list(node.parents)
+        while waiting:
+            index = waiting.pop()
+            if self.kinds[index] in (*_THROUGH, "pool"):
+                waiting += self.graph.nodes[index].parents
+            else:
+                found.add(index)
+        return found
+
+    def point(
+        self, reader: Node | None, depth: int, on_trunk: bool, limit: Shift | None = None
+    ) -> OperatingPoint | None:
         activation = (activation_at(reader) if reader is not None else None) or self.given
         if activation is None:
             return None
-        key = (activation.name, depth, on_trunk)
+        shift: Shift = limit or (self.shift if on_trunk else "auto")
+        key = (activation.name, depth, shift)
         if key not in self.points:
-            shift: Shift = self.shift if on_trunk else "auto"
             self.points[key] = operating_point(activation, depth=max(1, depth), q_star=self.q_star, shift=shift)
         return self.points[key]
 
@@ -174,7 +256,7 @@ class _Planner:
         if only_a == only_b:
             return None
         branch = a if only_a > only_b else b
-        return AddPlan(branch, self.tail(branch, self.ancestors[a if branch == b else b]))
+        return AddPlan(branch, *self.tail(branch, self.ancestors[a if branch == b else b]))
 
     def work(self, bits: int) -> int:
         return sum(
@@ -183,17 +265,21 @@ class _Planner:
             if bits >> node.index & 1 and self.kinds[node.index] in ("weight", "attention", "recurrent")
         )
 
-    def tail(self, index: int, shortcut: int) -> int | None:
+    def tail(self, index: int, shortcut: int) -> tuple[int | None, bool]:
         """Walk back from a branch's end to the last operation whose parameters scale it.
 
         Returns:
-            Its number, or None.
+            Its number, or None, and whether the walk passed an odd activation that is not homogeneous.
         """
+        bends = False
         while not shortcut >> index & 1:
             node = self.graph.nodes[index]
             if self.kinds[index] in ("weight", "attention") or (self.kinds[index] == "norm" and node.params):
-                return index
+                return index, bends
+            if self.kinds[index] == "activation":
+                known = activation_at(node) or self.given
+                bends |= known is not None and known.odd and known.homogeneous is None
             if not node.parents or len(node.parents) > 1:
-                return None
+                break
             index = node.parents[0]
-        return None
+        return None, bends

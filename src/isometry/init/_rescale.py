@@ -13,6 +13,7 @@ from isometry.init._graph import Event, mean_square
 from isometry.init._operating_point import OperatingPoint
 from isometry.init._rows import Ledger
 from isometry.init._slots import Slot
+from isometry.tape import Inputs
 
 __all__ = ["rescale_chain"]
 
@@ -22,8 +23,8 @@ def rescale_chain(
     chain: Chain,
     ledger: Ledger,
     points: tuple[OperatingPoint, ...],
-    x: Tensor,
-    run: Callable[[nn.Module, Tensor, Any], Any],
+    x: Inputs,
+    run: Callable[[nn.Module, Inputs, Any], Any],
 ) -> None:
     """Scale each hidden layer so that its outputs vary about their shift with variance q*.
 

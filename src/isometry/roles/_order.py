@@ -20,7 +20,8 @@ def call_order(model: nn.Module, example: object) -> dict[str, int]:
 
     Args:
         model: The model.
-        example: An input, a tuple of positional inputs, or a dictionary of keyword inputs.
+        example: An input, a tuple of positional inputs, a dictionary of keyword inputs, or an object with both as
+            ``args`` and ``kwargs`` (``isometry.Inputs``).
 
     Returns:
         The number by qualified name (all names of a module that has several); modules that were not called are left
@@ -66,7 +67,10 @@ def _counter(first: dict[int, int]) -> Callable[..., None]:
 
 
 def _call(model: nn.Module, example: object) -> None:
-    if isinstance(example, dict):
+    args, kwargs = getattr(example, "args", None), getattr(example, "kwargs", None)
+    if isinstance(args, tuple) and isinstance(kwargs, dict):
+        model(*args, **kwargs)
+    elif isinstance(example, dict):
         model(**example)
     elif isinstance(example, tuple):
         model(*example)
