@@ -19,8 +19,8 @@ def test_sample_is_drawn_by_seed_and_global_rng_stays():
     before = torch.get_rng_state()
     first, again, other = opened(mlp(2)), opened(mlp(2)), opened(mlp(2), seed=1)
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.equal(first.x, again.x)
-    assert not torch.equal(first.x, other.x)
+    assert torch.equal(first.x.first, again.x.first)
+    assert not torch.equal(first.x.first, other.x.first)
     assert len(first.x) == 16
 
 
@@ -30,7 +30,7 @@ def test_untrained_batch_norm_is_calibrated_on_a_copy():
     case = opened(model)
     assert_same(before, fingerprint(model))
     assert case.model is not model
-    hidden = case.model[1](case.model[0](case.x))
+    hidden = case.model[1](case.model[0](case.x.first))
     assert not case.model.training
     torch.testing.assert_close(hidden.mean(0), torch.zeros(8), atol=1e-4, rtol=0)
     torch.testing.assert_close(hidden.var(0), torch.ones(8), atol=1e-2, rtol=0)
@@ -45,7 +45,7 @@ def test_trained_batch_norm_keeps_its_statistics():
 
 def test_gaussian_inputs_without_data():
     case = open_case(mlp(2), None, samples=10, seed=0, likelihood=None, in_shape=(SIZE,))
-    assert case.x.shape == (10, SIZE)
+    assert case.x.first.shape == (10, SIZE)
     assert case.y is None
     with pytest.raises(ValueError, match="pass data, or the shape of one input"):
         open_case(mlp(2), None, samples=10, seed=0, likelihood=None)
@@ -63,10 +63,15 @@ class Returns(nn.Module):
 @pytest.mark.parametrize(
     ("wrap", "error", "message"),
     [
-        (lambda out: {"logits": out}, TypeError, "must return one tensor of outputs, got dict; wrap it"),
-        (lambda out: (out, out), TypeError, "got tuple; wrap it"),
+        (lambda out: {"a": out, "b": out}, TypeError, "dict with keys 'a', 'b'; say which one is measured"),
+        (lambda out: ("one", 2), TypeError, "a tuple of 2 elements, none of them a real-valued tensor"),
         (lambda out: out.argmax(1), ValueError, "real outputs of shape"),
-        (lambda out: out.unsqueeze(1), ValueError, r"got \(16, 1, 4\)"),
+        (lambda out: out.sum(1), ValueError, r"got \(16,\)"),
+        (
+            lambda out: out.unsqueeze(1),
+            ValueError,
+            r"labels of shape \(16,\) but the model's outputs have shape \(16, 1, 4",
+        ),
     ],
 )
 def test_odd_outputs_are_refused_in_a_sentence(wrap, error, message):

@@ -20,7 +20,7 @@ def test_distinguishability_is_one_minus_the_correlation_of_centred_copies():
     model = mlp(3, gain=1.0)
     case = open_case(model, data(), samples=32, seed=0, likelihood=None)
     found = measure_response(case)
-    h = case.x
+    h = case.x.first
     for layer, seen in zip(model[::2], found.inputs, strict=True):
         varies = (h - h.mean(0)).double().square().mean() / h.double().square().mean()
         assert seen.distinguishability == pytest.approx(float(varies), rel=1e-5)
@@ -32,14 +32,14 @@ def test_curvature_of_a_step_matches_a_transcription():
     model = mlp(2, gain=1.5)
     case = open_case(model, data(), samples=32, seed=0, likelihood=None)
     found = measure_response(case)
-    loss = nn.functional.cross_entropy(model(case.x), case.y)
+    loss = nn.functional.cross_entropy(model(case.x.first), case.y)
     grads = torch.autograd.grad(loss, list(model.parameters()))
     outs = {}
     for t in (SMALL_STEP, 0.0, -SMALL_STEP):
         moved = {
             n: p.detach() - t * g / (g.abs() + 1e-8) for (n, p), g in zip(model.named_parameters(), grads, strict=True)
         }
-        outs[t] = torch.func.functional_call(model, moved, case.x).detach().double()
+        outs[t] = torch.func.functional_call(model, moved, case.x.first).detach().double()
     even, odd = outs[SMALL_STEP] + outs[-SMALL_STEP] - 2 * outs[0.0], outs[SMALL_STEP] - outs[-SMALL_STEP]
     kappa = (even - even.mean(0)).norm() / (odd - odd.mean(0)).norm()
     assert found.curvature == pytest.approx(float(kappa), rel=0.05)  # differences of float32 outputs

@@ -16,7 +16,9 @@ __all__ = ["Data", "InShape", "Model", "QStar", "Samples", "Seed", "diagnose", "
 Model = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="mlp:depth=100,width=100,activation=tanh, path/to/file.py:NAME or package.module:NAME."
+        metavar="MODEL",
+        help="mlp:depth=100,width=100,activation=tanh, transformers:gpt2, transformers:FOLDER, path/to/file.py:NAME or "
+        "package.module:NAME.",
     ),
 ]
 Data = Annotated[
@@ -24,7 +26,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         metavar="DATA",
-        help="digits (the default), fashion-mnist, an .npz or IDX file, a folder of images, or path/to/file.py:NAME.",
+        help="digits (the default), fashion-mnist, shakespeare, an .npz or IDX file, a text, a folder of images, or "
+        "path/to/file.py:NAME.",
     ),
 ]
 InShape = Annotated[
@@ -111,15 +114,17 @@ def open_case(model: str, data: str | None, in_shape: str | None, seed: int) -> 
 
     import torch
 
-    from isometry.data import NAMES, load
-    from isometry.nn import resolve_model
+    from isometry.data import NAMES, is_text, load
+    from isometry.nn import default_data, resolve_model, tokenizer_of
 
     if shape is not None:
         torch.manual_seed(seed)
         return resolve_model(model, in_shape=shape, classes=10), None, shape
     if data is None:
-        typer.echo("DATA is digits, since none was given; give yours with --data.", err=True)
-    dataset = load(data or "digits")
+        data = default_data(model)
+        typer.echo(f"DATA is {data}, since none was given; give yours with --data.", err=True)
+    tokens = tokenizer_of(model) if is_text(data) else None  # of the folder that the model is read from
+    dataset = load(data) if tokens is None else load(data, tokenizer=tokens[0], vocabulary=tokens[1])
     for note in () if dataset.name in NAMES else dataset.notes:
         typer.echo(f"DATA: {note}", err=True)  # what was done to the user's data must not go unseen
     torch.manual_seed(seed)

@@ -4,7 +4,7 @@ from isometry.data._batch import batch
 from isometry.data._convert import as_dataset
 from isometry.data._dataset import Dataset
 from isometry.data._gather import MAX_SAMPLES
-from isometry.data._load import NAMES, load
+from isometry.data._load import NAMES, is_text, load
 from isometry.data._text import from_text
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     # from a reference: a name, a file, a folder, a user's function
     "load",
     "NAMES",
+    "is_text",
     # from things in memory
     "as_dataset",
     "from_text",

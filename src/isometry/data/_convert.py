@@ -154,8 +154,10 @@ def from_arrays(
     said = list(notes)
     x = _inputs("inputs", inputs, said)
     first = x if isinstance(x, Tensor) else x.first
-    # What may have labels of its own: tokens, or rows of features.
-    positions = tuple(first.shape[:-1] if first.is_floating_point() else first.shape)
+    # What may have labels of its own: tokens, rows of features, or pixels behind their channels.
+    positions = [tuple(first.shape[:-1] if first.is_floating_point() else first.shape)]
+    if first.ndim > 3:
+        positions.append((len(first), *first.shape[2:]))
     y, classes = _targets("targets", targets, classes, said, positions)
     x_test = None if test_inputs is None else _inputs("test_inputs", test_inputs, [])
     y_test = None
@@ -196,7 +198,7 @@ def _several(value: Mapping[str, Any] | tuple[Any, ...]) -> bool:
 
 
 def _targets(
-    argument: str, value: object, classes: int | None, notes: list[str], positions: tuple[int, ...]
+    argument: str, value: object, classes: int | None, notes: list[str], positions: list[tuple[int, ...]]
 ) -> tuple[Tensor, int | None]:
     tensor = to_tensor(argument, value)
     if tensor.numel() == 0:
@@ -206,7 +208,8 @@ def _targets(
             notes.append(f"{argument} are real numbers: taken as regression")
             return _as_real(argument, tensor), None
         notes.append(f"{argument} are whole numbers 0..{int(tensor.max())} stored as floats: taken as class labels")
-    several = tensor.ndim > 1 and tensor.shape[-1] > 1 and tuple(tensor.shape) == positions[: tensor.ndim]
+    fits = any(tuple(tensor.shape) == shape[: tensor.ndim] for shape in positions)
+    several = tensor.ndim > 1 and tensor.shape[-1] > 1 and fits
     labels = _as_labels(argument, tensor, several)
     known = labels[labels != IGNORED] if several else labels
     if not known.numel():

@@ -152,7 +152,8 @@ def check_targets(argument: str, value: Tensor, count: int, classes: int | None,
         raise ValueError(f"classes must be at least 2, got {classes}; a single class cannot be learned.")
     if value.dtype != torch.int64:
         raise TypeError(f"{argument} must be int64 class labels, got {value.dtype}; convert with .long().")
-    if value.ndim != 1 and tuple(value.shape[1:]) != shape[: value.ndim - 1]:
+    # One for each position: of a sequence, or of an image, whose channels come first.
+    if value.ndim != 1 and tuple(value.shape[1:]) not in (shape[: value.ndim - 1], shape[1:]):
         raise ValueError(
             f"{argument} must be (N,) class labels, got shape {tuple(value.shape)}; one label a sample, or one "
             f"for each position of samples of shape {shape}."

@@ -19,7 +19,7 @@ from isometry.data._images import load_image_folder
 from isometry.data._npz import load_npz
 from isometry.data._text import Tokenizer, load_text, shakespeare
 
-__all__ = ["NAMES", "load"]
+__all__ = ["NAMES", "is_text", "load"]
 
 NAMES: dict[str, tuple[Callable[..., Dataset], str]] = {
     "digits": (digits, "1,437 + 360 handwritten digits, 8 x 8, shipped with the package"),
@@ -84,7 +84,7 @@ def load(
         length = _positive("length", options["length"])
     name, _, rest = target.partition(":")
     path = Path(target).expanduser()
-    if name in TEXTS or (path.suffix in (".txt", ".md") and path.is_file()):
+    if is_text(reference):
         return _text(target, name, rest, classes, size, length=length, tokenizer=tokenizer, vocabulary=vocabulary)
     if length is not None:
         raise ValueError(f"DATA {target!r}: length= is for texts only; leave it out.")
@@ -102,6 +102,20 @@ def load(
         raise ValueError(f"DATA: there is no file or folder {target!r}; check the path (now in {Path.cwd()}).")
     error: ValueError = unknown_name("DATA", target, NAMES)
     raise error
+
+
+def is_text(reference: str) -> bool:
+    """Tell a reference to a text, which becomes tokens.
+
+    Args:
+        reference: A DATA reference.
+
+    Returns:
+        Whether it names a text that ships with the package, or a file that is one by its ending.
+    """
+    target, _ = _split(reference)
+    path = Path(target).expanduser()
+    return target.partition(":")[0] in TEXTS or (path.suffix in (".txt", ".md") and path.is_file())
 
 
 def _named(name: str, rest: str, classes: int | None, size: object) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,10 +15,13 @@ from isometry import data as data_room
 from isometry._base import check_tensor, stream
 from isometry.diagnosis._admit import admit
 from isometry.diagnosis._words import count
-from isometry.tape import untouched
+from isometry.nn import is_foreign, named_inputs
+from isometry.tape import Inputs, as_inputs, untouched
 from isometry.training import Likelihood, chance_loss, infer_likelihood
 
 __all__ = ["Case", "open_case", "reopen"]
+
+POSITIONS = 4096  # of all sequences that are measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,11 +31,12 @@ class Case:
     Attributes:
         model: What is measured: the user's model itself, or a copy whose batch normalization was calibrated.
         original: The user's model; of a compiled one, the module inside the compiler's wrapper.
-        x: Inputs (N, ...).
-        y: Targets, or None.
+        x: The batch, N samples.
+        y: Targets, (N,) or one for each position, or None.
         dataset: All the data, or None.
         likelihood: What the outputs parametrize.
-        outputs: Number of outputs.
+        outputs: Number of outputs, of one position.
+        shape: Shape of the outputs, (N, outputs) or (N, *positions, outputs).
         chance: Loss of a network that knows nothing, over all targets; NaN without targets.
         seed: Base seed of every draw.
         notes: What a reader should know of how the case was prepared.
@@ -40,11 +44,12 @@ class Case:
 
     model: nn.Module
     original: nn.Module
-    x: Tensor
+    x: Inputs
     y: Tensor | None
     dataset: data_room.Dataset | None
     likelihood: Likelihood
     outputs: int
+    shape: tuple[int, ...]
     chance: float
     seed: int
     notes: tuple[str, ...]
@@ -66,9 +71,10 @@ def open_case(
     batch, and the copy is measured in evaluation mode, where samples do not mix.
 
     Args:
-        model: A module that returns one tensor (N, outputs).
-        data: Anything that ``isometry.data.as_dataset`` takes, or None.
-        samples: Size of the batch at most.
+        model: A module whose output, or one of whose outputs, is (N, outputs) or (N, *positions, outputs).
+        data: Anything that ``isometry.data.as_dataset`` takes; ``Inputs``, or a dictionary of a model's arguments
+            without ``labels``, for inputs without targets; or None.
+        samples: Size of the batch at most; fewer sequences are taken where each has many positions.
         seed: Seed of the draw.
         likelihood: "categorical", "gaussian", or None to choose by the targets.
         in_shape: Shape of one input, for data=None.
@@ -86,17 +92,66 @@ def open_case(
     if likelihood not in (None, "categorical", "gaussian"):
         raise ValueError(f"likelihood must be 'categorical', 'gaussian' or None, got {likelihood!r}; pass one of them.")
     device = next(model.parameters()).device
-    dataset = None if data is None else data_room.as_dataset(data)
-    x, y = _draw(dataset, samples, seed, in_shape)
-    x, y = x.to(device), None if y is None else y.to(device)
     notes = list(remarks)
+    given = _unlabelled(data)
+    dataset = None if data is None or given is not None else _named(model, data_room.as_dataset(data))
+    if given is None:
+        given, y = _draw(dataset, samples, seed, in_shape, notes)
+    else:
+        given, y = given[: min(samples, len(given))], None
+    x, y = named_inputs(model, given).to(device), None if y is None else y.to(device)
     measured = _calibrated(model, x, notes)
-    out = _outputs(measured, x)
+    out, headless = _outputs(measured, x)
+    if headless and likelihood != "categorical" and (y is None or not y.is_floating_point()):
+        if dataset is not None:
+            notes.append("the model has no head for the targets: its hidden states were measured, without targets")
+        dataset, y, likelihood = None, None, "gaussian"
+    if y is not None and out.ndim > 2 and tuple(y.shape) == (len(out), *out.shape[2:]) != tuple(out.shape[:-1]):
+        x, out = x.changed(class_dim=1), out.movedim(1, -1)  # classes before positions, as of images
+        dataset = None if dataset is None else _with_class_dim(dataset)
     kind = likelihood or (infer_likelihood(y) if y is not None else "categorical")
     if y is not None and dataset is not None:
         _check_targets(out, y, dataset, kind)
     chance = math.nan if dataset is None else chance_loss(dataset.targets, kind, dataset.classes)
-    return Case(measured, model, x, y, dataset, kind, out.shape[1], chance, seed, tuple(notes))
+    return Case(measured, model, x, y, dataset, kind, out.shape[-1], tuple(out.shape), chance, seed, tuple(notes))
+
+
+def _unlabelled(data: object) -> Inputs | None:
+    """Read inputs that come without targets.
+
+    Returns:
+        The inputs; None for anything else.
+    """
+    if isinstance(data, Inputs):
+        return data
+    if isinstance(data, Mapping) and "input_ids" in data and not {"labels", "label"} & set(data):
+        return as_inputs(data)
+    return None
+
+
+def _named(model: nn.Module, dataset: data_room.Dataset) -> data_room.Dataset:
+    """Give a data set's inputs the names that a model of the transformers library calls them.
+
+    Returns:
+        The data set; the same one for any other model.
+    """
+    if not is_foreign(model):
+        return dataset
+    tests = dataset.test_inputs
+    return replace(
+        dataset,
+        inputs=named_inputs(model, dataset.inputs),
+        test_inputs=None if tests is None else named_inputs(model, tests),
+    )
+
+
+def _with_class_dim(dataset: data_room.Dataset) -> data_room.Dataset:
+    tests = dataset.test_inputs
+    return replace(
+        dataset,
+        inputs=as_inputs(dataset.inputs).changed(class_dim=1),
+        test_inputs=None if tests is None else as_inputs(tests).changed(class_dim=1),
+    )
 
 
 def reopen(case: Case, model: nn.Module) -> Case:
@@ -114,23 +169,28 @@ def reopen(case: Case, model: nn.Module) -> Case:
 
 
 def _draw(
-    dataset: data_room.Dataset | None, samples: int, seed: int, in_shape: Sequence[int] | None
-) -> tuple[Tensor, Tensor | None]:
+    dataset: data_room.Dataset | None, samples: int, seed: int, in_shape: Sequence[int] | None, notes: list[str]
+) -> tuple[Inputs, Tensor | None]:
     generator = stream(seed, "samples")
     if dataset is None:
         if in_shape is None:
             raise ValueError(
                 "data is None and so is in_shape; pass data, or the shape of one input for Gaussian inputs."
             )
-        return torch.randn(samples, *in_shape, generator=generator), None
+        return as_inputs(torch.randn(samples, *in_shape, generator=generator)), None
     if len(dataset) < 2:
         raise ValueError(
             f"data has {count(len(dataset), 'sample')}; at least 2 are needed, a correlation takes two inputs."
         )
-    return data_room.batch(dataset, samples, generator=generator)
+    positions = dataset.targets[0].numel() if dataset.classes is not None else 1
+    fewer = max(2, min(samples, POSITIONS // positions))
+    if fewer < samples:
+        notes.append(f"{fewer} sequences were measured, of {count(positions, 'position')} each")
+    x, y = data_room.batch(dataset, fewer, generator=generator)
+    return as_inputs(x), y
 
 
-def _calibrated(model: nn.Module, x: Tensor, notes: list[str]) -> nn.Module:
+def _calibrated(model: nn.Module, x: Inputs, notes: list[str]) -> nn.Module:
     fresh = [
         name
         for name, module in model.named_modules()
@@ -158,11 +218,11 @@ def _calibrated(model: nn.Module, x: Tensor, notes: list[str]) -> nn.Module:
     return copied
 
 
-def _outputs(model: nn.Module, x: Tensor, *, keep_modes: bool = False) -> Tensor:
-    """Run the model once and insist on one real tensor (N, outputs).
+def _outputs(model: nn.Module, x: Inputs, *, keep_modes: bool = False) -> tuple[Tensor, bool]:
+    """Run the model once and insist on one real tensor (N, ..., outputs).
 
     Returns:
-        The outputs, detached.
+        The outputs, detached; and whether they are hidden states, of a model that has no head.
 
     Raises:
         TypeError: If it returns anything but one real-valued tensor.
@@ -170,34 +230,32 @@ def _outputs(model: nn.Module, x: Tensor, *, keep_modes: bool = False) -> Tensor
     """
     try:
         if keep_modes:
-            out = model(x)
+            returned = model(*x.args, **x.kwargs)
         else:
             with untouched(model, training=False), torch.no_grad():
-                out = model(x)
+                returned = model(*x.args, **x.kwargs)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"model cannot take the data: inputs of shape {tuple(x.shape)} and dtype {x.dtype} raised "
+            f"model cannot take the data: {str(x).replace('x of', 'inputs of')} raised "
             f"{type(error).__name__}: {first}; {_advice(model, x)}."
         ) from error
-    if not isinstance(out, Tensor):
-        raise TypeError(
-            f"model must return one tensor of outputs, got {type(out).__name__}; wrap it in a module that returns the "
-            "logits alone (dictionaries and tuples are not supported yet)."
-        )
+    out = x.chosen(returned)
     check_tensor("the model's output", out)
-    if not out.is_floating_point() or out.ndim != 2 or out.shape[0] != x.shape[0]:
+    if not out.is_floating_point() or out.ndim < 2 or out.shape[0] != len(x):
         raise ValueError(
-            f"model must return real outputs of shape (N, outputs), got {tuple(out.shape)} of {out.dtype} for "
-            f"{count(x.shape[0], 'input')}; add a head that gives one row for each input."
+            f"model must return real outputs of shape (N, outputs) or (N, positions, outputs), got {tuple(out.shape)} "
+            f"of {out.dtype} for {count(len(x), 'input')}; add a head that gives one row for each input."
         )
-    return out.detach()
+    headless = is_foreign(model) and isinstance(returned, Mapping) and "logits" not in returned
+    return out.detach(), headless
 
 
-def _advice(model: nn.Module, x: Tensor) -> str:
-    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), x.dtype)
-    if own != x.dtype and not any(isinstance(module, nn.Embedding) for module in model.modules()):
-        return f"the parameters are {own}, so convert the inputs with .to({own}) or the model with .to({x.dtype})"
+def _advice(model: nn.Module, x: Inputs) -> str:
+    given = (x.first if x.leaf is None else x.leaf).dtype
+    own = next((p.dtype for p in model.parameters() if p.is_floating_point()), given)
+    if own != given and not any(isinstance(module, nn.Embedding) for module in model.modules()):
+        return f"the parameters are {own}, so convert the inputs with .to({own}) or the model with .to({given})"
     return "make the model's first layer fit the data"
 
 
@@ -205,11 +263,16 @@ def _check_targets(out: Tensor, y: Tensor, dataset: data_room.Dataset, kind: Lik
     if kind == "categorical":
         if y.is_floating_point():
             raise ValueError(f"likelihood is 'categorical' but the targets are {y.dtype}; pass class indices.")
-        top = int(dataset.targets.max())
-        if top >= out.shape[1]:
+        top, outputs = int(dataset.targets.max()), out.shape[-1]
+        if top >= outputs:
             raise ValueError(
-                f"data has labels up to {top} but the model has {count(out.shape[1], 'output')}; give the model "
+                f"data has labels up to {top} but the model has {count(outputs, 'output')}; give the model "
                 f"at least {top + 1} outputs."
+            )
+        if y.shape != out.shape[:-1]:
+            raise ValueError(
+                f"data has labels of shape {tuple(y.shape)} but the model's outputs have shape {tuple(out.shape)}; "
+                "they must be (N, outputs) for one label a sample, (N, positions, outputs) for one a position."
             )
     elif y.numel() != out.numel():
         raise ValueError(

@@ -30,10 +30,11 @@ def blame_inputs(evidence: Evidence, findings: tuple[Finding, ...]) -> tuple[Fin
     errors = [f for f in findings if f.severity == "error"]
     if raw is None or not errors:
         return findings
-    case, spread = evidence.case, float(evidence.case.x.std())
-    if spread == 0:
+    case, leaf = evidence.case, evidence.case.x.leaf
+    spread = 0.0 if leaf is None else float(leaf.std())
+    if leaf is None or spread == 0:
         return findings
-    scaled = replace(case, x=(case.x - case.x.mean()) / spread)
+    scaled = replace(case, x=case.x.with_leaf((leaf - leaf.mean()) / spread))
     second = reopen(scaled, case.original)
     if any(f.severity == "error" for f in judge(Evidence(second, measure_response(second)))):
         return findings

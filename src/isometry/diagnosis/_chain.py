@@ -110,7 +110,7 @@ def find_chain(case: Case) -> tuple[Chain | None, str]:
         torch.no_grad(),
         record(case.model, watched, on_call=on_call, keep=False),
     ):
-        case.model(case.x[:_WATCHED])
+        case.x[: min(_WATCHED, len(case.x))].run(case.model)
     odd = next((type(m).__name__ for m, *_ in calls if not isinstance(m, _LINEAR)), None)
     if odd is not None:
         return None, f"the model has a {odd}, which is no layer of a plain chain"

@@ -46,9 +46,11 @@ def diagnose(
     calibrated on a copy first. What is compiled is measured uncompiled. The model itself is afterwards as it was.
 
     Args:
-        model: A module that returns one tensor (N, outputs).
-        data: A pair (inputs, targets), a DataLoader, a torch Dataset, a Dataset or a name; None with ``in_shape``
-            measures on Gaussian inputs without targets.
+        model: A module whose output is (N, outputs), or (N, positions, outputs) for a label per position; a tuple or a
+            dictionary of outputs is read as ``Inputs`` says.
+        data: A pair (inputs, targets), a DataLoader, a torch Dataset, a Dataset or a name; inputs may be a tuple or a
+            dictionary of tensors. ``Inputs`` alone measure without targets; so does None with ``in_shape``, on Gaussian
+            inputs.
         prove: Train the model as it is and as prescribed for so many steps; 0 does not train.
         samples: Inputs to measure on, at most.
         in_shape: Shape of one input, for data=None.
@@ -124,7 +126,7 @@ def prescribe(
     """Work out an initialization for a model without judging the one that it has.
 
     Args:
-        model: A module that returns one tensor (N, outputs); not touched.
+        model: As for ``diagnose``; not touched.
         data: As for ``diagnose``.
         samples: Inputs to calibrate on, at most.
         in_shape: Shape of one input, for data=None.

@@ -18,7 +18,7 @@ from isometry.diagnosis._hidden import HiddenFisher, measure_hidden
 from isometry.diagnosis._prediction import Phase, Prediction, phase_of, predict
 from isometry.diagnosis._response import Response, measure_response
 from isometry.diagnosis._words import count
-from isometry.tape import untouched
+from isometry.tape import Inputs, untouched
 
 __all__ = ["Evidence", "JacobianEvidence", "Skipped", "gather"]
 
@@ -27,6 +27,10 @@ JACOBIAN_INPUTS = 8
 JACOBIAN_UNITS = 1024  # a wider layer's Jacobian is left to measure.jacobian
 LEAST_CHI = 1e-6  # per layer: below, every unit is saturated and the law has collapsed to zero
 FISHER_ROWS = 1500  # rows of the dual Gram matrix up to which the spectrum is worth its time here
+DRAWS = 8  # labels per position, where the exact spectrum has more rows for two samples than that
+MOST_SAMPLED = 16  # samples then
+DIRECTION_BYTES = 512 * 2**20  # of those directions in the space of the outputs
+MOST_OUTPUTS = 512  # of a sample, positions included, up to which the certificate is worth its time
 
 
 @dataclass(frozen=True)
@@ -224,8 +228,12 @@ def _jacobian(evidence: Evidence, budget: int | None) -> None:
     units = max((layer.units for layer in evidence.signal.layers), default=0) if evidence.signal is not None else 0
     if start is not None and units > JACOBIAN_UNITS:
         start = stop = None
-    if not x.is_floating_point():
+    if x.leaf is None:
         raise _NotApplicableError("the inputs are integers; a Jacobian needs real ones")
+    if math.prod(case.shape[1:]) > JACOBIAN_UNITS:
+        raise _NotApplicableError(
+            f"{math.prod(case.shape[1:])} outputs of a sample; measure.jacobian takes parts of them"
+        )
     found = measure.jacobian(case.model, x, start=start, stop=stop, budget=budget)
     values = found.singular_values()
     evidence.jacobian = JacobianEvidence(tuple(tuple(map(float, row)) for row in values), start, stop, None)
@@ -253,11 +261,28 @@ def _law(evidence: Evidence) -> None:
 
 def _fisher(evidence: Evidence, budget: int | None) -> None:
     case = evidence.case
-    x = _fisher_inputs(case)
-    evidence.fisher = measure.fisher(case.model, x, likelihood=case.likelihood, budget=budget)
+    x, sampled = _fisher_inputs(case), _exact_rows(case) > FISHER_ROWS // 2
+    if sampled:
+        evidence.skipped.append(
+            Skipped(
+                "the exact Fisher information",
+                f"{_exact_rows(case):,} rows for a sample; labels were drawn from the model instead, {DRAWS} for each",
+            )
+        )
+    evidence.fisher = measure.fisher(
+        case.model,
+        x,
+        likelihood=case.likelihood,
+        kind="monte-carlo" if sampled else "true",
+        draws=DRAWS,
+        budget=budget,
+        generator=torch.Generator(case.x.device).manual_seed(case.seed),
+    )
     try:
+        if math.prod(case.shape[1:]) > MOST_OUTPUTS:
+            raise _NotApplicableError(f"{math.prod(case.shape[1:])} outputs of a sample; it takes their matrix")
         evidence.certificate = float(evidence.fisher.bound("rigorous").value)
-    except (ValueError, RuntimeError, MemoryBudgetError) as error:
+    except (_NotApplicableError, ValueError, RuntimeError, MemoryBudgetError) as error:
         evidence.skipped.append(Skipped("certificate of the largest eigenvalue", " ".join(str(error).split())[:400]))
     if len(x) < len(case.x):
         evidence.skipped.append(
@@ -268,8 +293,22 @@ def _fisher(evidence: Evidence, budget: int | None) -> None:
         )
 
 
-def _fisher_inputs(case: Case) -> torch.Tensor:
-    return case.x[: max(2, min(len(case.x), FISHER_ROWS // max(case.outputs - 1, 1)))]
+def _exact_rows(case: Case) -> int:
+    each = case.outputs - 1 if case.likelihood == "categorical" else case.outputs
+    return max(1, math.prod(case.shape[1:-1]) * each)
+
+
+def _fisher_inputs(case: Case) -> Inputs:
+    """Take as many samples as the spectrum is worth, exactly or with drawn labels.
+
+    Returns:
+        At least two of the samples.
+    """
+    rows = _exact_rows(case)
+    fitting = FISHER_ROWS // rows
+    if rows > FISHER_ROWS // 2:  # drawn labels: what limits is the memory of their directions in the outputs
+        fitting = min(MOST_SAMPLED, DIRECTION_BYTES // (DRAWS * 8 * math.prod(case.shape[1:])))
+    return case.x[: max(2, min(len(case.x), fitting))]
 
 
 def _hidden_fisher(evidence: Evidence, budget: int | None) -> None:

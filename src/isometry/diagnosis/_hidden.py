@@ -8,12 +8,13 @@ from __future__ import annotations
 import functools
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from isometry import measure
 from isometry._base import Result
 from isometry.diagnosis._case import Case
 from isometry.diagnosis._chain import Chain, elementwise
+from isometry.tape import Inputs
 
 __all__ = ["HiddenFisher", "measure_hidden"]
 
@@ -37,7 +38,7 @@ class HiddenFisher(Result):
         return self.lambda_max <= self.theorem
 
 
-def measure_hidden(case: Case, chain: Chain, x: Tensor, budget: int | None) -> HiddenFisher:
+def measure_hidden(case: Case, chain: Chain, x: Inputs, budget: int | None) -> HiddenFisher:
     """Measure the largest eigenvalue and the theorem's bound on it.
 
     Args:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from isometry import init
 from isometry._base import Cost, Result, stopwatch
@@ -20,6 +20,7 @@ from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
 from isometry.diagnosis._response import measure_response
 from isometry.diagnosis.rules import judge
+from isometry.tape import Inputs
 
 __all__ = ["INCURABLE", "Change", "Prescription", "write_prescription"]
 
@@ -80,7 +81,7 @@ class Prescription(Result):
     seed: int
     cost: Cost = field(default_factory=Cost)
     _options: dict[str, Any] = field(default_factory=dict, repr=False)
-    _batch: Tensor | None = field(default=None, repr=False)
+    _batch: Inputs | None = field(default=None, repr=False)
     _model: nn.Module | None = field(default=None, repr=False)
 
     def apply_(self, model: nn.Module) -> nn.Module:
@@ -197,7 +198,7 @@ def _verdict(remaining: tuple[str, ...]) -> tuple[str, ...]:
     return (f"This initialization alone does not cure the model: {', '.join(remaining)} would remain.",)
 
 
-def _initialize(model: nn.Module, batch: Tensor | None, seed: int, options: dict[str, Any]) -> init.InitTable:
+def _initialize(model: nn.Module, batch: Inputs | None, seed: int, options: dict[str, Any]) -> init.InitTable:
     """Initialize a model; values that are not finite would spoil what is calibrated, so they are cleared first.
 
     Returns:

@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from isometry._base import Cost, Result, preserved_rng, stopwatch
 from isometry.diagnosis._case import Case
-from isometry.tape import Call, record
+from isometry.tape import Call, Inputs, record
 from isometry.training import objective
 
 __all__ = ["SMALL_STEP", "USUAL_STEP", "LayerInput", "ParameterGradient", "Response", "measure_response"]
@@ -155,7 +155,7 @@ def measure_response(case: Case) -> Response:
         after = _moved(model, case.x, step, USUAL_STEP)[0]
         kappa, jump = _curvature(base, forth.double(), back.double())
         stepped = float(objective(forth, targets, case.likelihood))
-    rows = base.sum(1)
+    rows = base.sum(-1)
     return Response(
         inputs=tuple(inputs),
         after=after[-1] if after else None,
@@ -164,12 +164,12 @@ def measure_response(case: Case) -> Response:
         output_distinguishability=_distinguishability(base)[1],
         output_range=(float(base.min()), float(base.max())),
         output_function=function,
-        rows_sum_to_one=bool((base >= 0).all()) and bool(((rows - 1).abs() < 1e-3).all()) and base.shape[1] > 1,
+        rows_sum_to_one=bool((base >= 0).all()) and bool(((rows - 1).abs() < 1e-3).all()) and base.shape[-1] > 1,
         loss=float(loss.detach()) if case.y is not None else math.nan,
         curvature=kappa,
         jump=jump,
         loss_change=(stepped - float(loss.detach())) / max(abs(float(loss.detach())), 1e-300),
-        noise=_noise(inputs, case.x.dtype if case.x.is_floating_point() else base.dtype, model),
+        noise=_noise(inputs, base.dtype if case.x.leaf is None else case.x.leaf.dtype, model),
         cost=Cost(forward_passes=4, backward_passes=1, seconds=watch.seconds),
     )
 
@@ -190,11 +190,11 @@ def _as_trained(model: nn.Module) -> nn.Module:
 def _random_targets(case: Case) -> Tensor:
     generator = torch.Generator().manual_seed(case.seed)
     if case.likelihood == "categorical":
-        return torch.randint(case.outputs, (len(case.x),), generator=generator).to(case.x.device)
-    return torch.randn(len(case.x), case.outputs, generator=generator).to(case.x.device)
+        return torch.randint(case.outputs, case.shape[:-1], generator=generator).to(case.x.device)
+    return torch.randn(case.shape, generator=generator).to(case.x.device)
 
 
-def _forward(model: nn.Module, x: Tensor, *, grad: bool) -> tuple[list[LayerInput], Tensor]:
+def _forward(model: nn.Module, x: Inputs, *, grad: bool) -> tuple[list[LayerInput], Tensor]:
     seen: list[LayerInput] = []
     last: list[Tensor] = []
 
@@ -207,7 +207,7 @@ def _forward(model: nn.Module, x: Tensor, *, grad: bool) -> tuple[list[LayerInpu
 
     with torch.set_grad_enabled(grad), record(model, _has_matrix, on_call=on_call, keep=False), preserved_rng():
         torch.manual_seed(0)  # a model that draws numbers draws the same ones in every pass, so steps alone differ
-        outputs = model(x)
+        outputs = x.run(model)
     if seen:
         end = seen[-1]
         seen[-1] = LayerInput(end.name, end.q, end.distinguishability, end.fan_in, _rank_ratio(last[0]))
@@ -215,7 +215,7 @@ def _forward(model: nn.Module, x: Tensor, *, grad: bool) -> tuple[list[LayerInpu
 
 
 def _moved(
-    model: nn.Module, x: Tensor, step: list[tuple[nn.Parameter, Tensor]], size: float
+    model: nn.Module, x: Inputs, step: list[tuple[nn.Parameter, Tensor]], size: float
 ) -> tuple[list[LayerInput], Tensor]:
     kept = [p.detach().clone() for p, _ in step]
     with torch.no_grad():

@@ -12,7 +12,7 @@ from isometry.nn._residual import Residual, residual_network
 from isometry.nn._resolve import resolve_model
 from isometry.nn._spec import ModelKind, Option
 from isometry.nn._transformer import Attention, Transformer
-from isometry.nn._transformers import named_inputs, tokenizer_of, transformers_model
+from isometry.nn._transformers import default_data, is_foreign, named_inputs, tokenizer_of, transformers_model
 
 __all__ = [
     # from a reference to a model
@@ -24,6 +24,8 @@ __all__ = [
     # models of the transformers library
     "transformers_model",
     "named_inputs",
+    "is_foreign",
+    "default_data",
     "tokenizer_of",
     # the reference models' parts
     "perceptron",

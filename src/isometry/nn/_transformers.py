@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from isometry._base import BadReferenceError, unknown_name
 from isometry.tape import Inputs, as_inputs
 
-__all__ = ["PREFIX", "is_foreign", "named_inputs", "tokenizer_of", "transformers_model"]
+__all__ = ["PREFIX", "default_data", "is_foreign", "named_inputs", "tokenizer_of", "transformers_model"]
 
 PREFIX = "transformers:"
 # The head of a model, by the word in a reference: the library's class, and the table of configurations that it knows.
@@ -189,6 +189,36 @@ def _quiet(model: nn.Module) -> nn.Module:
     if hasattr(config, "use_cache"):
         config.use_cache = False  # keys and values of past tokens are of no use to a measurement
     return model
+
+
+def default_data(reference: str) -> str:
+    """Name the data set that suits a reference, where the user names none.
+
+    Args:
+        reference: A MODEL reference of any kind.
+
+    Returns:
+        "shakespeare" for models of the transformers library that read tokens, "digits" otherwise.
+
+    Raises:
+        BadReferenceError: If the library is not installed or does not know the architecture.
+    """
+    if not reference.startswith(PREFIX):
+        return "digits"
+    library, target = _library(), reference.removeprefix(PREFIX).partition(",")[0]
+    folder = Path(target).expanduser()
+    if folder.is_dir():
+        gguf = _options(reference.partition(",")[2].split(","), reference) if "gguf_file=" in reference else {}
+        if gguf:
+            return "shakespeare"
+        kind = type(library.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False))
+    else:
+        mapping = library.models.auto.configuration_auto.CONFIG_MAPPING
+        if target not in mapping:
+            return "digits"  # the reference itself will be refused
+        kind = mapping[target]
+    images = library.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+    return "digits" if kind in images else "shakespeare"
 
 
 def is_foreign(model: object) -> bool:

@@ -115,7 +115,9 @@ def raw_inputs(evidence: Evidence) -> Iterator[Finding]:
     inputs = evidence.response.inputs
     if not rms > LARGE_INPUT or (inputs and inputs[0].q <= LARGE_INPUT**2):
         return
-    x = evidence.case.x
+    x = evidence.case.x.leaf
+    if x is None:  # pragma: no cover - tokens have no root mean square
+        return
     low, high = float(x.min()), float(x.max())
     pixels = low >= 0 and high <= 255
     what = "raw measurements"
@@ -160,5 +162,5 @@ def input_scale(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _input_rms(evidence: Evidence) -> float:
-    x = evidence.case.x
-    return float(x.double().square().mean().sqrt()) if x.is_floating_point() else math.nan
+    x = evidence.case.x.leaf
+    return math.nan if x is None else float(x.double().square().mean().sqrt())

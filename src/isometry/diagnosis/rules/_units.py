@@ -163,5 +163,5 @@ def _has_skips(evidence: Evidence) -> bool:
         for module in model.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.train()
-        out = model(x).double()
+        out = x.run(model).double()
     return bool((out - out.mean(0)).abs().max() > 0)
