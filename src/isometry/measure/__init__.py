@@ -3,7 +3,16 @@
 Each result is frozen, prints itself, and knows what it cost.
 """
 
+from isometry._base import PeerError
 from isometry.measure._bounds import Bound
+from isometry.measure._confusion import gradient_confusion
+from isometry.measure._confusion_gram import GradientGram, gradient_gram
+from isometry.measure._confusion_result import GradientConfusion, LayerConfusion
+from isometry.measure._correlators import Correlators, correlators
+from isometry.measure._curvature import curvature
+from isometry.measure._curvature_result import Curvature
+from isometry.measure._data_parallel import data_parallel
+from isometry.measure._ensemble_stats import PreactivationStats, preactivation_stats
 from isometry.measure._fisher import fisher
 from isometry.measure._fisher_layers import LayerSpectrum
 from isometry.measure._fisher_result import Condition, Fisher, FisherError
@@ -12,6 +21,9 @@ from isometry.measure._jacobian import jacobian
 from isometry.measure._jacobian_operator import Jacobian
 from isometry.measure._jacobian_result import JacobianExtremes, JacobianSpectrum
 from isometry.measure._moments import RangeRisk
+from isometry.measure._ntk import ntk
+from isometry.measure._ntk_family import NTKFamily, ntk_family
+from isometry.measure._ntk_result import NTK, Alignment
 from isometry.measure._signal import signal
 from isometry.measure._signal_result import ActivationSignal, LayerSignal, SignalResult
 
@@ -34,6 +46,29 @@ __all__ = [
     "LayerSpectrum",
     "Bound",
     "FisherError",
+    # the neural tangent kernel
+    "ntk",
+    "NTK",
+    "Alignment",
+    # ensembles of small networks: fluctuations of signals and tangent kernels
+    "preactivation_stats",
+    "PreactivationStats",
+    "correlators",
+    "Correlators",
+    "ntk_family",
+    "NTKFamily",
+    # how the gradients of different samples oppose each other
+    "gradient_confusion",
+    "GradientConfusion",
+    "LayerConfusion",
+    "gradient_gram",
+    "GradientGram",
+    # the curvature of the loss: Hessian and Gauss-Newton matrix
+    "curvature",
+    "Curvature",
+    # several processes
+    "data_parallel",
     # errors
     "ModelCallError",
+    "PeerError",
 ]

@@ -77,7 +77,7 @@ def rigorous_bound(setup: Setup) -> Bound:
         mean_x[ lambda_max(H(x)) sum_l ||J_l(x)||_2^2 ] and each layer's share.
     """
     hessian = _hessian_tops(setup)  # (N,)
-    blocks = sample_blocks(setup, _identity)
+    blocks = sample_blocks(setup, lambda out, _part: _identity(out))
     terms = {
         name: float((hessian * torch.linalg.eigvalsh(block)[:, -1].clamp_min(0)).mean())
         for name, block in blocks.items()

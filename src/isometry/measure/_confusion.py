@@ -21,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from isometry._base import MemoryBudgetError, check_budget, stopwatch
+from isometry._base import MemoryBudgetError, check_budget, stopwatch, together
 from isometry.measure._confusion_batches import PAIR_BYTES, Draw, draw_batches
 from isometry.measure._confusion_gram import compute_gram
 from isometry.measure._confusion_guards import batch_statistics, check_single, check_still
@@ -40,6 +40,7 @@ from isometry.measure._confusion_sweep import matrix_bytes, plan_gram
 from isometry.measure._fisher_roots import check_choice
 from isometry.measure._fisher_setup import choose_parameters
 from isometry.measure._guards import check_model, open_inputs
+from isometry.measure._share import insist_on_same
 from isometry.tape import Inputs
 
 __all__ = ["gradient_confusion"]
@@ -117,8 +118,14 @@ def gradient_confusion(
     if mixing and (batch_size == 1 or route == "gram"):
         check_single(module)
     check_still(module, batch)
-    with stopwatch() as watch:
+    with stopwatch() as watch, together(f"measure.gradient_confusion of {chosen.name}, {patterns}") as team:
+        insist_on_same(module, batch, targets)
         draw = draw_batches(len(batch), batch_size, pairs, budget=budget, generator=generator)
+        draw = replace(
+            draw,
+            batches=team.first(draw.batches, "the drawn mini-batches"),
+            pairs=team.first(draw.pairs, "the drawn pairs"),
+        )
         found = None
         taken: Taken = "passes"
         reason = "asked for"

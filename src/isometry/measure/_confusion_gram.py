@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isometry._base import Cost, Result, check_budget, progress, stopwatch
+from isometry._base import Cost, Result, check_budget, progress, stopwatch, together
 from isometry.measure._confusion_guards import check_single, check_still
 from isometry.measure._confusion_loss import Loss, SampleLoss, loss_and_cotangents, masked_targets, resolve_loss
 from isometry.measure._confusion_sweep import Planned, check_by_pass, matrix_bytes, plan_gram, sweep
 from isometry.measure._guards import check_model, open_inputs
+from isometry.measure._share import insist_on_same
 from isometry.tape import Inputs
 
 __all__ = ["GradientGram", "compute_gram", "gradient_gram"]
@@ -141,7 +142,8 @@ def gradient_gram(
         "what": f"the Gram matrix of {len(batch)} single samples' gradients",
         "instead": "Take fewer samples, or measure.gradient_confusion(..., pairs=100), which draws pairs,",
     }
-    with stopwatch() as watch:
+    with stopwatch() as watch, together(f"measure.gradient_gram of {chosen.name}, {patterns}"):
+        insist_on_same(module, batch, targets)
         check_budget(matrix_bytes(len(batch)), budget, **words)  # before the model runs on all of them
         planned = plan_gram(module, batch, patterns)
         needed = check_budget(planned.foreseen(per_layer=per_layer), budget, **words)

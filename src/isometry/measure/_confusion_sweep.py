@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from isometry._base import team_for
 from isometry.measure._confusion_guards import only_require
 from isometry.measure._confusion_loss import nonfinite_samples
 from isometry.measure._fisher_setup import choose_parameters
@@ -20,6 +21,7 @@ from isometry.measure._gram import CHUNK_BYTES, accumulate
 from isometry.measure._gram_plan import Plan, make_plan
 from isometry.measure._gram_sums import FullGram
 from isometry.measure._guards import differentiable, run_model
+from isometry.measure._share import outputs_of_all, share_of
 from isometry.tape import Inputs, untouched
 
 __all__ = ["Planned", "check_by_pass", "matrix_bytes", "plan_gram", "sweep"]
@@ -57,7 +59,7 @@ class Planned:
         """
         samples, item = self.plan.samples, self.out.element_size()
         calls = self.plan.calls.values()
-        activations = samples * item * sum(c.input_numel + c.output_numel for c in calls)
+        activations = team_for(samples).shares(samples)[0] * item * sum(c.input_numel + c.output_numel for c in calls)
         widest = samples * max((c.output_numel for c in calls), default=0) * (2 * item + 8)
         formed = CHUNK_BYTES if self.plan.general or any(c.kind != "linear" for c in calls) else 0
         parts = 8 * samples**2 * len(self.layers) if per_layer else 0
@@ -83,7 +85,7 @@ def plan_gram(model: nn.Module, x: Inputs, params: str | Iterable[str]) -> Plann
     parameters = choose_parameters(model, params)
     with untouched(model):
         with torch.no_grad():
-            out = run_model(model, batch.clone())
+            out = outputs_of_all(lambda part: run_model(model, part.clone()), batch)
         nonfinite_samples("the model's output is", out)
         return Planned(model, batch, make_plan(model, batch, parameters), out)
 
@@ -103,6 +105,7 @@ def sweep(planned: Planned, back: Tensor, *, per_layer: bool) -> tuple[Tensor, d
         ValueError: If it is not finite.
     """
     samples, device = planned.plan.samples, planned.out.device
+    share = share_of(planned.x, planned.plan)
     sums = {name: FullGram(1, samples, device) for name in (planned.layers if per_layer else ("",))}
 
     def restart() -> None:
@@ -114,12 +117,15 @@ def sweep(planned: Planned, back: Tensor, *, per_layer: bool) -> tuple[Tensor, d
             parameter.requires_grad_(False)
         accumulate(
             planned.model,
-            planned.x,
-            planned.plan,
-            lambda _out: back.unsqueeze(0),
+            share.x,
+            share.plan,
+            lambda _out: back[share.part].unsqueeze(0),
             lambda layer: sums[layer if per_layer else ""],
             restart=restart,
+            team=share.team,
         )
+    for name, total in sums.items():
+        share.team.total(total.matrix, f"the Gram matrix of {name or 'all layers'}")
     parts = {name: total.finish() for name, total in sums.items()}
     gram = parts[""] if not per_layer else torch.zeros(samples, samples, dtype=torch.float64, device=device)
     if per_layer:
@@ -147,16 +153,24 @@ def check_by_pass(planned: Planned, back: Tensor, gram: Tensor) -> float:
     # A fixed combination: the check must not touch anybody's random numbers.
     u = torch.randn(len(gram), dtype=torch.float64, generator=torch.Generator().manual_seed(0)).to(gram.device)
     chosen = [*planned.plan.parameters.values()]
+    share = share_of(planned.x, planned.plan)
+    grads: tuple[Tensor | None, ...]
     with untouched(planned.model), differentiable(planned.model):
         only_require(planned.model, chosen)
         try:
-            out = planned.x.clone().run(planned.model)
-            mixed = u.to(back).view(-1, *[1] * (back.ndim - 1)) * back
+            out = share.x.clone().run(planned.model)
+            mixed = (u.to(back).view(-1, *[1] * (back.ndim - 1)) * back)[share.part]
             grads = torch.autograd.grad(out, chosen, mixed, allow_unused=True) if out.requires_grad else ()
         except RuntimeError as error:
             if "inplace operation" in str(error):
                 return float("nan")
             raise
+    if share.team.size > 1:
+        own = grads or (None,) * len(chosen)
+        grads = tuple(
+            share.team.total(torch.zeros_like(p) if g is None else g, f"the gradient of {name}")
+            for (name, p), g in zip(planned.plan.parameters.items(), own, strict=True)
+        )
     by_pass = sum(float(torch.linalg.vector_norm(g, dtype=torch.float64)) ** 2 for g in grads if g is not None)
     by_gram = float(u @ (gram @ u))
     scale = max(by_gram, by_pass)

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isometry._base import Cost, progress, stopwatch
+from isometry._base import Cost, progress, stopwatch, together
 from isometry.measure._fisher_products import Products
 from isometry.measure._fisher_result import Fisher
 from isometry.measure._fisher_roots import Kind, Likelihood, check_choice
@@ -102,7 +102,7 @@ def fisher(
     check_choice("likelihood", likelihood, Likelihood)
     check_choice("kind", kind, Kind)
     patterns = params if isinstance(params, str) else tuple(params)
-    with stopwatch() as watch:
+    with stopwatch() as watch, together(f"measure.fisher of {likelihood}, {kind}, {patterns}"):
         setup = make_setup(
             model,
             x,
@@ -153,16 +153,19 @@ def fisher(
 
 
 def _dual(setup: Setup) -> Tensor:
+    share = setup.share()
     total = FullGram(setup.rows, setup.plan.samples, setup.out.device)
     with setup.measuring():
         accumulate(
             setup.model,
-            setup.x,
-            setup.plan,
-            lambda _out: setup.cotangents(),
+            share.x,
+            share.plan,
+            lambda _out: setup.cotangents(share.part),
             lambda _group: total,
             restart=total.restart,
+            team=share.team,
         )
+    share.team.total(total.matrix, "the dual")
     gram = total.finish()
     if not bool(torch.isfinite(gram).all()):
         raise ValueError(

@@ -51,6 +51,7 @@ def layer_spectra(setup: Setup) -> tuple[LayerSpectrum, ...]:
     Returns:
         One per module that holds chosen parameters, in the model's order.
     """
+    share = setup.share()
     members: dict[str, list[str]] = {}
     for name in setup.plan.parameters:
         members.setdefault(setup.plan.group_of(name), []).append(name)
@@ -62,7 +63,9 @@ def layer_spectra(setup: Setup) -> tuple[LayerSpectrum, ...]:
 
     def done(group: str) -> None:
         if group in sums:
-            values[group] = torch.linalg.eigvalsh(sums.pop(group).finish()).flip(0)
+            total = sums.pop(group)
+            share.team.total(total.matrix, f"the dual of {group}")
+            values[group] = torch.linalg.eigvalsh(total.finish()).flip(0)
         progress("Fisher spectra of the layers", len(values), len(members))
 
     def restart() -> None:
@@ -70,7 +73,16 @@ def layer_spectra(setup: Setup) -> tuple[LayerSpectrum, ...]:
         values.clear()
 
     with setup.measuring():
-        accumulate(setup.model, setup.x, setup.plan, lambda _out: setup.cotangents(), of, done=done, restart=restart)
+        accumulate(
+            setup.model,
+            share.x,
+            share.plan,
+            lambda _out: setup.cotangents(share.part),
+            of,
+            done=done,
+            restart=restart,
+            team=share.team,
+        )
     return tuple(_spectrum(setup, group, tuple(names), values.get(group)) for group, names in members.items())
 
 
@@ -83,28 +95,32 @@ def _spectrum(setup: Setup, group: str, names: tuple[str, ...], values: Tensor |
     return LayerSpectrum(group, names, size, top, trace, trace / top if top > 0 else float("nan"), kept)
 
 
-def sample_blocks(setup: Setup, cotangents: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+def sample_blocks(setup: Setup, cotangents: Callable[[Tensor, slice], Tensor]) -> dict[str, Tensor]:
     """Compute what each layer contributes to each sample's own V x V block of the rows' Gram matrix.
 
     Args:
         setup: The measurement.
-        cotangents: Turns the output into V cotangents.
+        cotangents: Turns the output of some samples, which a slice names, into V cotangents.
 
     Returns:
         Layers to blocks of shape (N, V, V), float64; layers that do not influence the output are absent.
     """
+    share = setup.share()
     sums: dict[str, SampleGrams] = {}
     rows = 0
 
     def prepared(out: Tensor) -> Tensor:
         nonlocal rows
-        back = cotangents(out)
+        back = cotangents(out, share.part)
         rows = back.shape[0]
         return back
 
     def of(group: str) -> SampleGrams:
-        return sums.setdefault(group, SampleGrams(rows, setup.plan.samples, setup.out.device))
+        return sums.setdefault(group, SampleGrams(rows, share.plan.samples, setup.out.device))
 
-    with setup.measuring():
-        accumulate(setup.model, setup.x, setup.plan, prepared, of, restart=sums.clear)
-    return {group: total.blocks for group, total in sums.items()}
+    with setup.measuring():  # nothing is exchanged on the way: a sample's block is its process's own
+        accumulate(setup.model, share.x, share.plan, prepared, of, restart=sums.clear)
+    return {
+        group: share.team.gather(total.blocks, setup.plan.samples, f"the samples' blocks of {group}")
+        for group, total in sums.items()
+    }

@@ -24,12 +24,15 @@ class Products:
 
     The graph of one forward pass is kept for all products.
 
+    In a ``data_parallel`` block each process keeps the graph of its share of the batch.
+
     Args:
         setup: The measurement.
     """
 
     def __init__(self, setup: Setup) -> None:
-        self.setup = setup
+        self.setup, self.share = setup, setup.share()
+        self.out = setup.out[self.share.part]
         self.values: Values = {name: p.detach() for name, p in setup.plan.parameters.items()}
         self._pulled: Any = None
         self._pushed: Any = None
@@ -43,7 +46,7 @@ class Products:
         with self.setup.measuring():
             pushed = self._push(self._split(vector))
             pulled = self._pull_back(self._metric(pushed))
-        return self._join(pulled).to(vector.dtype)
+        return self._total(pulled).to(vector.dtype)
 
     def dual_size(self) -> int:
         """Give the dual's dimension.
@@ -61,8 +64,12 @@ class Products:
         """
         with self.setup.measuring():
             pulled = self._pull_back(self._root(vector))
+            if self.share.team.size > 1:
+                pulled = self._split(self._total(pulled))
             pushed = self._push(pulled)
-        return self._root_transposed(pushed).to(vector.dtype)
+        rows = self._root_transposed(pushed)  # samples first
+        rows = self.share.team.gather(rows, self.setup.plan.samples, "a product with the dual")
+        return (rows if self.setup.fixed is None else rows.T).flatten().to(vector.dtype)
 
     def root_norm_squared(self, weights: Tensor) -> float:
         """Compute |root^T u|^2 by one ordinary backward pass, each parameter's gradient dropped as soon as it is known.
@@ -73,9 +80,9 @@ class Products:
         Returns:
             The squared norm.
         """
-        setup = self.setup
-        cotangents = setup.cotangents()
-        back = torch.einsum("vn,vn...->n...", weights.to(cotangents), cotangents)
+        setup, team = self.setup, self.share.team
+        cotangents = setup.cotangents(self.share.part)
+        back = torch.einsum("vn,vn...->n...", weights[:, self.share.part].to(cotangents), cotangents)
         total = 0.0
 
         def drop(parameter: Tensor) -> None:
@@ -91,18 +98,24 @@ class Products:
             handles = [
                 p.register_post_accumulate_grad_hook(drop)  # type: ignore[no-untyped-call]
                 for p in setup.plan.parameters.values()
+                if team.size == 1  # else the other processes' gradients are added first
             ]
             try:
-                out = setup.x.clone().run(setup.model)
+                out = self.share.x.clone().run(setup.model)
                 if out.requires_grad:
                     (out * back).sum().backward()  # type: ignore[no-untyped-call]
             finally:
                 for handle in handles:
                     handle.remove()
+            for name, parameter in setup.plan.parameters.items() if team.size > 1 else ():
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+                team.total(parameter.grad, f"the gradient of {name}")
+                drop(parameter)
         return total
 
     def _function(self, values: Values) -> Tensor:
-        return self.setup.x.clone().run_with(self.setup.model, values)
+        return self.share.x.clone().run_with(self.setup.model, values)
 
     def _push(self, tangent: Values) -> Tensor:
         """Multiply by the Jacobian: as the transpose of the pull-back, which is linear, so that both agree to the bit.
@@ -116,7 +129,7 @@ class Products:
             if self._pushed is None:
                 try:
                     pull = self._pull_back_graph()
-                    self._pushed = vjp(lambda u: pull(u)[0], torch.zeros_like(self.setup.out))[1]
+                    self._pushed = vjp(lambda u: pull(u)[0], torch.zeros_like(self.out))[1]
                 except (RuntimeError, NotImplementedError):
                     self._pushed = None
                     pushed: Tensor = jvp(self._function, (self.values,), (tangent,))[1]
@@ -140,39 +153,40 @@ class Products:
         Returns:
             The output's shape.
         """
-        setup = self.setup
+        setup, part = self.setup, self.share.part
         if setup.fixed is not None:
-            rows = setup.fixed
+            rows = setup.fixed[:, part]
             weighted: Tensor = torch.einsum("vn,vn...->n...", torch.einsum("vn...,n...->vn", rows, t), rows)
             return weighted
         if setup.likelihood == "gaussian":
-            return setup.masked(t / setup.count)
-        p = setup.out.double().softmax(-1)
+            return setup.masked(t / setup.count, part)
+        p = self.out.double().softmax(-1)
         scaled = p * t
-        return setup.masked((scaled - p * scaled.sum(-1, keepdim=True)) / setup.count).to(t.dtype)
+        return setup.masked((scaled - p * scaled.sum(-1, keepdim=True)) / setup.count, part).to(t.dtype)
 
     def _root(self, u: Tensor) -> Tensor:
-        setup = self.setup
+        setup, part = self.setup, self.share.part
         if setup.fixed is not None:
-            mixed: Tensor = torch.einsum("vn,vn...->n...", u.reshape(setup.rows, -1).to(setup.fixed), setup.fixed)
+            weights = u.reshape(setup.rows, -1)[:, part].to(setup.fixed)
+            mixed: Tensor = torch.einsum("vn,vn...->n...", weights, setup.fixed[:, part])
             return mixed
-        shaped: Tensor = u.reshape(setup.out.shape).double() / setup.count**0.5
+        shaped: Tensor = u.reshape(setup.out.shape)[part].double() / setup.count**0.5
         if setup.likelihood == "categorical":
-            s: Tensor = (0.5 * setup.out.double().log_softmax(-1)).exp()
+            s: Tensor = (0.5 * self.out.double().log_softmax(-1)).exp()
             shaped = s * (shaped - s * (s * shaped).sum(-1, keepdim=True))  # R = diag(sqrt p) - p sqrt(p)^T
-        return setup.masked(shaped).to(setup.out.dtype)
+        return setup.masked(shaped, part).to(self.out.dtype)
 
     def _root_transposed(self, t: Tensor) -> Tensor:
-        setup = self.setup
+        setup, part = self.setup, self.share.part
         if setup.fixed is not None:
-            products: Tensor = torch.einsum("vn...,n...->vn", setup.fixed, t)
-            return products.flatten()
-        shaped: Tensor = setup.masked(t.double() / setup.count**0.5)
+            products: Tensor = torch.einsum("vn...,n...->nv", setup.fixed[:, part], t)
+            return products
+        shaped: Tensor = setup.masked(t.double() / setup.count**0.5, part)
         if setup.likelihood == "categorical":
-            s: Tensor = (0.5 * setup.out.double().log_softmax(-1)).exp()
+            s: Tensor = (0.5 * self.out.double().log_softmax(-1)).exp()
             shaped = s * shaped
             shaped = shaped - s * (s * shaped).sum(-1, keepdim=True)
-        return shaped.flatten()
+        return shaped
 
     def _split(self, vector: Tensor) -> Values:
         parts: tuple[Tensor, ...] = torch.split(vector, [value.numel() for value in self.values.values()])
@@ -181,5 +195,6 @@ class Products:
             for (name, value), part in zip(self.values.items(), parts, strict=True)
         }
 
-    def _join(self, values: Values) -> Tensor:
-        return torch.cat([values[name].reshape(-1) for name in self.values])
+    def _total(self, values: Values) -> Tensor:
+        joined = torch.cat([values[name].reshape(-1) for name in self.values])
+        return self.share.team.total(joined, "a product with the Fisher matrix")

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from isometry._base import Cost, Result
+from isometry._base import Cost, Result, fingerprint, together
 from isometry.linalg import LanczosResult, lanczos
 from isometry.measure._bounds import Bound, Form, rigorous_bound, theorem_bound
 from isometry.measure._fisher_layers import LayerSpectrum, layer_spectra, sample_blocks
@@ -128,7 +128,8 @@ class Fisher(Result):
         if self._values is not None:
             return float(self._values.sum())
         if "trace" not in self._cache:
-            blocks = sample_blocks(self._setup, lambda _out: self._setup.cotangents())
+            with together("Fisher.trace"):
+                blocks = sample_blocks(self._setup, lambda _out, part: self._setup.cotangents(part))
             self._cache["trace"] = sum(float(b.diagonal(dim1=1, dim2=2).sum()) for b in blocks.values())
         return cast("float", self._cache["trace"])
 
@@ -175,7 +176,8 @@ class Fisher(Result):
         """
         if "layers" not in self._cache:
             self._setup.check_dense(self._setup.budget)
-            self._cache["layers"] = layer_spectra(self._setup)
+            with together("Fisher.per_layer"):
+                self._cache["layers"] = layer_spectra(self._setup)
         return cast("tuple[LayerSpectrum, ...]", self._cache["layers"])
 
     def bound(self, form: Form = "rigorous", *, activation: Callable[[Tensor], Tensor] | None = None) -> Bound:
@@ -192,7 +194,8 @@ class Fisher(Result):
         check_choice("form", form, Form)
         key = form, id(activation)
         if key not in self._cache.setdefault("bounds", {}):
-            bound = rigorous_bound(self._setup) if form == "rigorous" else theorem_bound(self._setup, activation)
+            with together(f"Fisher.bound({form})"):
+                bound = rigorous_bound(self._setup) if form == "rigorous" else theorem_bound(self._setup, activation)
             self._cache["bounds"][key] = bound
         return cast("Bound", self._cache["bounds"][key])
 
@@ -214,7 +217,10 @@ class Fisher(Result):
             raise ValueError(
                 f"vector must have shape ({self.size},), got {tuple(vector.shape)}; flatten the parameters."
             )
-        return self._products(keep_graph).matvec(vector)
+        with together("Fisher.matvec") as team:
+            if team.size > 1:
+                team.agree(f"vector with checksum {fingerprint([vector])}")
+            return self._products(keep_graph).matvec(vector)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -242,21 +248,21 @@ class Fisher(Result):
         """
         key = f"top {k} {tolerance} {max_steps}"
         if key not in self._cache or generator is not None:
-            products = self._products(keep=False)
-            size = products.dual_size()
-            dtype = torch.float64 if self.dtype == torch.float64 else torch.float32
-            self._cache[key] = lanczos(
-                products.dual_matvec,
-                size,
-                count=k,
-                tolerance=tolerance,
-                max_steps=max_steps,
-                dtype=dtype,
-                device=self._setup.out.device,
-                generator=generator
-                if generator is not None
-                else torch.Generator(self._setup.out.device).manual_seed(0),
-            )
+            device = self._setup.out.device
+            with together(f"Fisher.top({k})") as team:
+                products = self._products(keep=False)
+                self._cache[key] = lanczos(
+                    products.dual_matvec,
+                    products.dual_size(),
+                    count=k,
+                    tolerance=tolerance,
+                    max_steps=max_steps,
+                    dtype=torch.float64 if self.dtype == torch.float64 else torch.float32,
+                    device=device,
+                    generator=torch.Generator(device).manual_seed(0)
+                    if generator is None
+                    else team.seeded(generator, device),
+                )
         return cast("LanczosResult", self._cache[key])
 
     def to_dict(self) -> dict[str, Any]:
@@ -299,7 +305,7 @@ class Fisher(Result):
 
     def _products(self, keep: bool) -> Products:
         products = self._cache.get("products")
-        if products is None:
+        if products is None or products.share.team is not self._setup.share().team:
             products = Products(self._setup)
         if keep:
             self._cache["products"] = products

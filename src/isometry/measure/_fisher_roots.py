@@ -110,6 +110,7 @@ def root_rows(
     draws: int,
     mask: Tensor | None,
     generator: torch.Generator | None,
+    count: int | None = None,
 ) -> Tensor:
     """Make the cotangents for a model's output.
 
@@ -121,6 +122,7 @@ def root_rows(
         draws: Labels per sample for the Monte-Carlo one: each draws a label for every position.
         mask: Which positions count, shape (N, *positions), or None for all.
         generator: For the Monte-Carlo one.
+        count: What the matrix is the mean over, where that is more than these outputs; default: from ``normalizer``.
 
     Returns:
         Shape (V, *out.shape) in the output's dtype, scaled so that the rows' Gram is the Fisher matrix's dual.
@@ -131,7 +133,7 @@ def root_rows(
         back = _gaussian(out, kind, targets, draws, generator)
     if mask is not None:
         back *= mask.reshape(*mask.shape, *[1] * (out.ndim - mask.ndim)).to(back)
-    return back.div_(normalizer(out, likelihood, mask) ** 0.5)
+    return back.div_((normalizer(out, likelihood, mask) if count is None else count) ** 0.5)
 
 
 def _categorical(

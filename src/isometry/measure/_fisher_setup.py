@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from isometry import roles
-from isometry._base import IGNORED, check_budget, check_tensor, unknown_name
+from isometry._base import IGNORED, check_budget, check_tensor, current_team, team_for, unknown_name
 from isometry.measure._fisher_roots import (
     Kind,
     Likelihood,
@@ -26,6 +26,7 @@ from isometry.measure._fisher_roots import (
 from isometry.measure._gram import CHUNK_BYTES
 from isometry.measure._gram_plan import Plan, make_plan
 from isometry.measure._guards import check_model, check_per_sample, open_inputs, run_model
+from isometry.measure._share import Share, insist_on_same, outputs_of_all, share_of
 from isometry.tape import Inputs, measuring
 
 __all__ = ["Setup", "choose_parameters", "make_setup"]
@@ -60,41 +61,55 @@ class Setup:
     budget: int | None
     _fingerprint: tuple[tuple[int, float], ...] = field(repr=False)
 
-    def cotangents(self) -> Tensor:
+    def cotangents(self, part: slice = slice(None)) -> Tensor:
         """Make the root's cotangents.
 
+        Args:
+            part: Of these samples; default: of all.
+
         Returns:
-            Shape (V, *out.shape).
+            Shape (V, samples, *output of one sample).
         """
         if self.fixed is not None:
-            return self.fixed
+            return self.fixed[:, part]
         return root_rows(
-            self.out,
+            self.out[part],
             likelihood=self.likelihood,
             kind=self.kind,
             targets=None,
             draws=1,
-            mask=self.mask,
+            mask=None if self.mask is None else self.mask[part],
             generator=None,
+            count=self.count,
         )
+
+    def share(self) -> Share:
+        """Take this process's share of the batch.
+
+        Returns:
+            The share: the whole outside of a ``data_parallel`` block.
+        """
+        return share_of(self.x, self.plan)
 
     @property
     def count(self) -> int:
         """What the Fisher matrix is the mean over: positions for the categorical likelihood, samples else."""
         return normalizer(self.out, self.likelihood, self.mask)
 
-    def masked(self, t: Tensor) -> Tensor:
+    def masked(self, t: Tensor, part: slice = slice(None)) -> Tensor:
         """Clear the positions that do not count.
 
         Args:
             t: The output's shape.
+            part: Which samples these are; default: all.
 
         Returns:
             The same shape.
         """
         if self.mask is None:
             return t
-        return t * self.mask.reshape(*self.mask.shape, *[1] * (t.ndim - self.mask.ndim)).to(t)
+        mask = self.mask[part]
+        return t * mask.reshape(*mask.shape, *[1] * (t.ndim - mask.ndim)).to(t)
 
     def live(self) -> Tensor | None:
         """Tell the root's rows apart from those that are zero because their position does not count.
@@ -137,7 +152,7 @@ class Setup:
         n, item = self.plan.samples, self.out.element_size()
         size = n * self.rows
         calls = self.plan.calls.values()
-        activations = n * item * sum(c.input_numel + c.output_numel for c in calls)
+        activations = team_for(n).shares(n)[0] * item * sum(c.input_numel + c.output_numel for c in calls)
         widest = max((c.output_numel for c in calls), default=0)
         again = sum(  # cotangents of reused modules wait for the last call
             self.plan.calls[o].output_numel for b in self.plan.bundles if len(b.calls) > 1 for o in b.calls
@@ -185,6 +200,7 @@ def make_setup(
         ValueError: If the model or the batch cannot be measured; the message says why.
     """
     module = check_model(model)
+    team = current_team()
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ValueError(f"draws must be a whole number >= 1, got {draws!r}.")
     batch = open_inputs(module, x).clone()
@@ -192,11 +208,12 @@ def make_setup(
         batch = batch.changed(class_dim=class_dim)
     if mask is not None:
         batch = batch.changed(mask=check_tensor("mask", mask).to(batch.device))
+    insist_on_same(module, batch, targets)
     parameters = choose_parameters(module, params)
     check_per_sample(module, "The Fisher matrix at a batch is", "Call model.eval() first.")
     with measuring(module, training=None):
         with torch.no_grad():
-            out = check_output(_deterministic(module, batch), likelihood)
+            out = check_output(outputs_of_all(lambda part: _deterministic(module, part), batch), likelihood)
             _insist_on_class_dim(out, batch, likelihood)
         labels = check_targets(targets, out, likelihood, kind)
         plan = make_plan(module, batch, parameters)
@@ -213,6 +230,7 @@ def make_setup(
         fixed = root_rows(
             out, likelihood=likelihood, kind=kind, targets=labels, draws=draws, mask=counted, generator=generator
         )
+        fixed = team.first(fixed, "the drawn labels") if kind == "monte-carlo" else fixed
     return Setup(module, batch, plan, likelihood, kind, out, rows, counted, fixed, budget, _fingerprint(module))
 
 

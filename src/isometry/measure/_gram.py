@@ -3,6 +3,12 @@
 For outputs f(x_n) in R^C and cotangents c_{v,n}, row (v, n) is J_theta(x_n)^T c_{v,n}. The matrix of all inner products
 between rows is a sum over parameters. For a linear layer it is (activations' Gram + 1) times (cotangents' Gram),
 elementwise, so one forward and one backward sweep and a product per layer give the whole matrix.
+
+Where several processes share the work, each runs the model on its samples. The sum over parameters is then divided by
+units: of each layer a process gets the cotangents of all samples at its share of the units, and all samples' features,
+and adds up what these units contribute; the sum over processes is the whole matrix. That moves every cotangent once
+(V N out numbers a layer between all processes, beside N in for each) where rows of the matrix for every process would
+need all cotangents in each, and it keeps the lower half that the sums are content with.
 """
 
 from __future__ import annotations
@@ -13,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from isometry._base import ALONE, BegunAgainError, Team
 from isometry.measure._gram_general import general_contribution
 from isometry.measure._gram_modules import Layout, by_sample, outer_backs, outer_features, scale_rows, token_features
 from isometry.measure._gram_plan import Bundle, CallPlan, Plan
@@ -44,17 +51,19 @@ def accumulate(
     *,
     done: Done | None = None,
     restart: Callable[[], None],
+    team: Team = ALONE,
 ) -> tuple[Tensor, Tensor]:
     """Add every chosen parameter's contribution to the Gram matrix.
 
     Args:
         model: The model, in the mode that is measured.
-        x: The batch.
+        x: The batch, or this process's share of it.
         plan: From ``make_plan``, for this model and batch.
         cotangents: Turns the model's output into cotangents (V, *output.shape); called once per attempt.
         sums: Gives the matrix that a layer's contributions are added to.
         done: Called with a layer's name when nothing more will be added for it.
         restart: Called to zero everything when a cheap attempt failed and a more careful one begins.
+        team: The processes that share the batch; each is left with its summand of the matrix over the whole batch.
 
     Returns:
         The model's output, and the cotangents that were used.
@@ -67,7 +76,10 @@ def accumulate(
     copy, batched = False, True
     while True:
         try:
-            return _attempt(model, x, plan, cotangents, sums, done, copy=copy, batched=batched)
+            return _attempt(model, x, plan, cotangents, sums, done, copy=copy, batched=batched, team=team)
+        except BegunAgainError:
+            restart()
+            continue
         except StaleActivationError:
             if copy:
                 raise
@@ -78,6 +90,7 @@ def accumulate(
             if not batched:
                 raise
             batched = False  # an operation that vmap cannot take: sweep once per direction
+        team.begin_again()
         restart()
 
 
@@ -91,6 +104,7 @@ def _attempt(
     *,
     copy: bool,
     batched: bool,
+    team: Team,
 ) -> tuple[Tensor, Tensor]:
     needed = {order for bundle in plan.bundles for order in bundle.calls}
     calls: dict[int, Call] = {}
@@ -108,12 +122,12 @@ def _attempt(
         back = cotangents(out.detach())
         _check_calls(plan, calls)
         if calls and out.requires_grad:
-            sweep = _Sweep(plan, calls, sums, left)
+            sweep = _Sweep(plan, calls, sums, left, team)
             tape.pull_back(out, back, sweep.hear, batched=batched)
             sweep.flush()
     if plan.general:
         general = {name: plan.parameters[name] for name in plan.general}
-        general_contribution(model, x, general, back, lambda name: sums(plan.group_of(name)), CHUNK_BYTES)
+        general_contribution(model, x, general, back, lambda name: sums(plan.group_of(name)), CHUNK_BYTES, team)
     for name in plan.general:
         left.finished(plan.group_of(name), name)
     left.flush()
@@ -147,8 +161,8 @@ class _LayersLeft:
 class _Sweep:
     """Hears the cotangents of one backward sweep and adds each bundle once its last call has been heard."""
 
-    def __init__(self, plan: Plan, calls: dict[int, Call], sums: Sums, left: _LayersLeft) -> None:
-        self.plan, self.calls, self.sums, self.left = plan, calls, sums, left
+    def __init__(self, plan: Plan, calls: dict[int, Call], sums: Sums, left: _LayersLeft, team: Team) -> None:
+        self.plan, self.calls, self.sums, self.left, self.team = plan, calls, sums, left, team
         self.users: dict[int, list[_Waiting]] = {}
         for bundle in plan.bundles:
             waiting = _Waiting(bundle)
@@ -175,30 +189,43 @@ class _Sweep:
         bundle = waiting.bundle
         calls = [self.plan.calls[order] for order in sorted(waiting.backs)]
         tensors = [(waiting.inputs[c.order], waiting.backs[c.order]) for c in calls]
-        _contribute(bundle, calls, tensors, self.plan.samples, self.sums(bundle.group))
+        _contribute(bundle, calls, tensors, self.plan.samples, self.sums(bundle.group), self.team)
         waiting.inputs.clear()
         waiting.backs.clear()
         self.left.finished(bundle.group, *bundle.names.values())
 
 
 def _contribute(
-    bundle: Bundle, calls: list[CallPlan], tensors: list[tuple[Tensor, Tensor]], samples: int, into: GramSum
+    bundle: Bundle,
+    calls: list[CallPlan],
+    tensors: list[tuple[Tensor, Tensor]],
+    samples: int,
+    into: AnyGram,
+    team: Team,
 ) -> None:
     kinds = {call.kind for call in calls}
+    pairs = list(zip(calls, tensors, strict=True))
+    what = "+".join(bundle.names.values())
     if kinds <= {"linear", "conv"}:
-        _add_products(bundle, calls, tensors, samples, into)
+        # Calls of a reused module are more positions.
+        back = _joined([outer_backs(c.module, a, _layout(c), samples) for c, (_, a) in pairs], 2)
+        f = None
+        if "weight" in bundle.names:
+            f = _joined([_features(c, x, samples, into.samples, team, what) for c, (x, _) in pairs], 1)
+        else:
+            back = back.sum(2, keepdim=True)
+        back = team.regroup(back, into.samples, f"cotangents of {what}")
+        _add_products(back, f, "bias" in bundle.names, into)
     elif kinds == {"embedding"}:
         tokens, back = _tokens(calls, tensors, samples)
-        _add_tokens(tokens, back, into)
+        tokens = team.gather(tokens, into.samples, f"tokens of {what}")
+        _add_tokens(tokens, team.regroup(back, into.samples, f"cotangents of {what}"), into)
     elif kinds == {"norm"}:
-        for word in bundle.names:
-            parts = [
-                scale_rows(c.module, x, a, _layout(c), samples, (word,))[word]
-                for c, (x, a) in zip(calls, tensors, strict=True)
-            ]
-            into.add_rows(_total(parts))
+        for word, name in bundle.names.items():
+            parts = [scale_rows(c.module, x, a, _layout(c), samples, (word,))[word] for c, (x, a) in pairs]
+            into.add_rows(team.regroup(_total(parts), into.samples, f"rows of {name}"))
     else:
-        _add_mixed(calls, tensors, samples, into)
+        _add_mixed(calls, tensors, samples, into, team, what)
 
 
 def _layout(call: CallPlan) -> Layout:
@@ -227,18 +254,20 @@ def _check_calls(plan: Plan, calls: dict[int, Call]) -> None:
                 )
 
 
-def _add_products(
-    bundle: Bundle, calls: list[CallPlan], tensors: list[tuple[Tensor, Tensor]], samples: int, into: GramSum
-) -> None:
-    weight, bias = "weight" in bundle.names, "bias" in bundle.names
-    # Calls of a reused module are more positions.
-    back = _joined([outer_backs(c.module, a, _layout(c), samples) for c, (_, a) in zip(calls, tensors, strict=True)], 2)
-    if not weight:
+def _features(call: CallPlan, x: Tensor, own: int, samples: int, team: Team, what: str) -> Tensor:
+    # Inputs travel, not the patches that a convolution cuts out of them, of which each input is in several.
+    rows = by_sample(x, _layout(call), own, call.module.get_parameter("weight").ndim - 1)
+    return outer_features(call.module, team.gather(rows, samples, f"inputs of {what}"), Layout(0, 1, 1), samples)
+
+
+def _add_products(back: Tensor, f: Tensor | None, bias: bool, into: AnyGram) -> None:
+    samples, outside = back.shape[1], back.shape[-1]
+    if not outside:  # more processes than units
+        return
+    if f is None:
         into.add_rows(back.sum(2).flatten(2))
         return
-    f = _joined([outer_features(c.module, x, _layout(c), samples) for c, (x, _) in zip(calls, tensors, strict=True)], 1)
     _, positions, groups, inside = f.shape
-    outside = back.shape[-1]
     if (positions == 1 and groups == 1) or into.pair_cost(positions, inside, outside) < 1:
         for g in range(groups):
             into.add_outer(back[..., g, :], DenseFeatures(f[:, :, g], 1.0 if bias else 0.0))
@@ -261,6 +290,8 @@ def _tokens(calls: list[CallPlan], tensors: list[tuple[Tensor, Tensor]], samples
 
 
 def _add_tokens(tokens: Tensor, back: Tensor, into: GramSum) -> None:
+    if not back.shape[-1]:
+        return
     used, ids = torch.unique(tokens, return_inverse=True)
     ids = torch.where(tokens < 0, -1, ids)
     if into.pair_cost(tokens.shape[1], len(used), back.shape[-1]) < 1:
@@ -285,23 +316,39 @@ def _token_rows(ids: Tensor, back: Tensor, start: int, stop: int) -> Tensor:
     return rows[:, :, :-1]
 
 
-def _add_mixed(calls: list[CallPlan], tensors: list[tuple[Tensor, Tensor]], samples: int, into: GramSum) -> None:
-    """Add a weight that an embedding and a linear layer share: its rows are formed, some tokens at a time."""
+def _add_mixed(
+    calls: list[CallPlan],
+    tensors: list[tuple[Tensor, Tensor]],
+    own: int,
+    into: AnyGram,
+    team: Team,
+    what: str,
+) -> None:
+    """Add a weight that an embedding and a linear layer share: its rows are formed, some tokens at a time.
+
+    Processes take different tokens: a linear layer's outputs, and the positions of an embedding where they stand.
+    """
+    samples = into.samples
     outside = max(call.module.get_parameter("weight").shape[0] for call in calls)
+    mine = team.parts(outside)[team.rank]
     ready = []
     for call, (x, a) in zip(calls, tensors, strict=True):
         if call.kind == "embedding":
-            f, back = _tokens([call], [(x, a)], samples)
+            f, back = _tokens([call], [(x, a)], own)
+            back = team.gather(back.transpose(0, 1), samples, f"cotangents of {what}").transpose(0, 1)
         else:
-            f = outer_features(call.module, x, _layout(call), samples)[:, :, 0]
-            back = outer_backs(call.module, a, _layout(call), samples)[..., 0, :]
-        ready.append((call.kind == "embedding", f, back))
+            f = by_sample(x, _layout(call), own, 1)
+            back = outer_backs(call.module, a, _layout(call), own)[..., 0, :]
+            back = team.regroup(back, samples, f"cotangents of {what}")
+        ready.append((call.kind == "embedding", team.gather(f, samples, f"features of {what}"), back))
     inside = calls[0].module.get_parameter("weight").shape[1]
     width = max(1, CHUNK_BYTES // (tensors[0][1].shape[0] * samples * inside * (tensors[0][1].element_size() + 8)))
-    for start in range(0, outside, width):
-        stop = min(start + width, outside)
+    for start in range(mine.start, mine.stop, width):
+        stop = min(start + width, mine.stop)
         rows = [
-            _token_rows(f, back, start, stop) if is_token else torch.einsum("vnpo,npi->vnoi", back[..., start:stop], f)
+            _token_rows(f, back, start, stop)
+            if is_token
+            else torch.einsum("vnpo,npi->vnoi", back[..., start - mine.start : stop - mine.start], f)
             for is_token, f, back in ready
         ]
         into.add_rows(_total([r.flatten(2) for r in rows]))

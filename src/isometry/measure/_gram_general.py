@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from isometry._base import Team
 from isometry.measure._gram_sums import AnyGram, SampleGrams
 from isometry.tape import Inputs
 
@@ -30,6 +31,7 @@ def general_contribution(
     cotangents: Tensor,
     into: Callable[[str], AnyGram],
     chunk_bytes: int,
+    team: Team,
 ) -> None:
     """Add the contributions of parameters without a closed form, in blocks of samples that fit into memory.
 
@@ -38,28 +40,43 @@ def general_contribution(
 
     Args:
         model: The model.
-        x: The batch.
+        x: The batch, or this process's share of it.
         parameters: By name.
-        cotangents: Shape (V, N, *output of one sample).
+        cotangents: Shape (V, samples of x, *output of one sample).
         into: Gives the sum that a parameter's contribution is added to, by its name.
         chunk_bytes: Memory for formed rows at a time.
+        team: The processes that share the batch: a parameter's rows are exchanged for all samples' rows of some of its
+            numbers.
     """
     directions, samples = cotangents.shape[:2]
     per_number = directions * (cotangents.element_size() + 8)  # bytes per sample
+    everyone = into(next(iter(parameters))).samples
+    most = team.shares(everyone)[0]  # all processes must form the same pieces, the one with the smallest share too
 
-    for names in _packed({n: p.numel() for n, p in parameters.items()}, chunk_bytes // (per_number * samples)):
+    for names in _packed({n: p.numel() for n, p in parameters.items()}, chunk_bytes // (per_number * most)):
         chosen = {name: parameters[name] for name in names}
         size = sum(p.numel() for p in chosen.values())
-        block = max(1, min(samples, chunk_bytes // (per_number * size)))
+        block = max(1, min(most, chunk_bytes // (per_number * size)))
 
-        def rows_of(part: slice, chosen: dict[str, nn.Parameter] = chosen) -> Values:
-            return parameter_rows(model, x[part], chosen, cotangents[:, part])
+        def rows_of(start: int, chosen: dict[str, nn.Parameter] = chosen, block: int = block) -> Values:
+            part = slice(start, min(start + block, samples))
+            if start >= samples:
+                rows = {name: p.detach().new_zeros(directions, 0, p.numel()) for name, p in chosen.items()}
+            else:
+                rows = parameter_rows(model, x[part], chosen, cotangents[:, part])
+            taken = sum(len(range(share)[start : start + block]) for share in team.shares(everyone))
+            return {name: team.regroup(own, taken, f"rows of {name}") for name, own in rows.items()}
 
-        if block >= samples:
-            for name, rows in rows_of(slice(0, samples)).items():
+        if block >= most:
+            for name, rows in rows_of(0).items():
                 into(name).add_rows(rows)
         else:
-            _add_in_blocks(rows_of, into, [slice(s, min(s + block, samples)) for s in range(0, samples, block)])
+            parts = team.parts(everyone)
+            numbers = [
+                torch.cat([torch.arange(everyone)[part][start : start + block] for part in parts]).to(x.device)
+                for start in range(0, most, block)
+            ]
+            _add_in_blocks(rows_of, into, numbers, block)
 
 
 def _packed(sizes: dict[str, int], limit: int) -> list[list[str]]:
@@ -79,14 +96,16 @@ def _packed(sizes: dict[str, int], limit: int) -> list[list[str]]:
     return groups
 
 
-def _add_in_blocks(rows_of: Callable[[slice], Values], into: Callable[[str], AnyGram], slices: list[slice]) -> None:
-    for i, rows in enumerate(slices):
-        left = rows_of(rows)
+def _add_in_blocks(
+    rows_of: Callable[[int], Values], into: Callable[[str], AnyGram], numbers: list[Tensor], block: int
+) -> None:
+    for i, rows in enumerate(numbers):  # sample numbers
+        left = rows_of(i * block)
         for name, part in left.items():
             into(name).add_between(part, rows, part, rows)
         if not all(isinstance(into(name), SampleGrams) for name in left):
-            for columns in slices[:i]:  # formed again: time, not memory
-                for name, part in rows_of(columns).items():
+            for j, columns in enumerate(numbers[:i]):  # formed again: time, not memory
+                for name, part in rows_of(j * block).items():
                     into(name).add_between(left[name], rows, part, columns)
 
 

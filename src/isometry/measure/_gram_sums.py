@@ -143,18 +143,18 @@ class FullGram:
 
     def add_rows(self, rows: Tensor) -> None:
         """Add the Gram matrix of rows of shape (V, N, size)."""
-        flat = rows.double().reshape(len(self.matrix), -1)
+        flat = rows.double().reshape(len(self.matrix), rows.shape[2])
         for start, stop in self._blocks():
             self.matrix[start:stop, :stop].addmm_(flat[start:stop], flat[:stop].T)
 
-    def add_between(self, left: Tensor, rows: slice, right: Tensor, columns: slice) -> None:
-        """Add products of the rows of two sets of samples, and their mirror image where the sets differ."""
+    def add_between(self, left: Tensor, rows: Tensor, right: Tensor, columns: Tensor) -> None:
+        """Add products of the rows of two sets of samples, and their mirror image where these are not the same."""
         product = left.double().flatten(0, 1) @ right.double().flatten(0, 1).T
-        product = product.view(*left.shape[:2], *right.shape[:2])
+        product = product.view(*left.shape[:2], *right.shape[:2])  # (V, rows, V, columns)
         four = self._four()
-        four[:, rows, :, columns] += product
-        if rows != columns:
-            four[:, columns, :, rows] += product.permute(2, 3, 0, 1)
+        four[:, rows.unsqueeze(1), :, columns] += product.permute(1, 3, 0, 2)
+        if rows is not columns:
+            four[:, columns.unsqueeze(1), :, rows] += product.permute(3, 1, 2, 0)
 
     def add_outer(self, back: Tensor, features: Features) -> None:
         """Add the Gram matrix of sums over positions of outer products; ``back`` is (V, N, P, out)."""
@@ -253,11 +253,10 @@ class SampleGrams:
         own = rows.double().transpose(0, 1)
         self.blocks.baddbmm_(own, own.transpose(1, 2))
 
-    def add_between(self, left: Tensor, rows: slice, right: Tensor, columns: slice) -> None:
+    def add_between(self, left: Tensor, rows: Tensor, right: Tensor, columns: Tensor) -> None:
         """Add the products of the rows of one set of samples with themselves; between two sets there is none."""
-        if rows == columns:
-            own = left.double().transpose(0, 1)
-            self.blocks[rows].baddbmm_(own, right.double().permute(1, 2, 0))
+        if rows is columns:
+            self.blocks[rows] += torch.bmm(left.double().transpose(0, 1), right.double().permute(1, 2, 0))
 
     def add_outer(self, back: Tensor, features: Features) -> None:
         """Add those of sums over positions of outer products; ``back`` is (V, N, P, out)."""
@@ -303,12 +302,12 @@ class DirectionGrams:
         wide = rows.double()
         self.grams.baddbmm_(wide, wide.transpose(1, 2))
 
-    def add_between(self, left: Tensor, rows: slice, right: Tensor, columns: slice) -> None:
-        """Add products of the rows of two sets of samples, and their mirror image where the sets differ."""
+    def add_between(self, left: Tensor, rows: Tensor, right: Tensor, columns: Tensor) -> None:
+        """Add products of the rows of two sets of samples, and their mirror image where these are not the same."""
         product = torch.bmm(left.double(), right.double().transpose(1, 2))
-        self.grams[:, rows, columns] += product
-        if rows != columns:
-            self.grams[:, columns, rows] += product.transpose(1, 2)
+        self.grams[:, rows.unsqueeze(1), columns] += product
+        if rows is not columns:
+            self.grams[:, columns.unsqueeze(1), rows] += product.transpose(1, 2)
 
     def add_outer(self, back: Tensor, features: Features) -> None:
         """Add those of sums over positions of outer products; ``back`` is (V, N, P, out)."""

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from isometry._base import Cost, check_budget, stopwatch
+from isometry._base import Cost, check_budget, stopwatch, team_for, together
 from isometry.measure._fisher_roots import check_choice
 from isometry.measure._fisher_setup import Setup, make_setup
 from isometry.measure._gram import accumulate
@@ -76,7 +76,7 @@ def ntk(
     check_choice("form", form, Form)
     first = open_inputs(model, x)
     second = None if other is None else open_inputs(model, other)
-    with stopwatch() as watch:
+    with stopwatch() as watch, together(f"measure.ntk ({form}) of {outputs}, {params}"):
         batch = first if second is None else _together(first, second)
         setup = make_setup(
             model,
@@ -147,7 +147,7 @@ def _check_memory(setup: Setup, form: Form, outputs: int, budget: int | None) ->
     numbers = (n * outputs) ** 2 if form == "full" else n * n * outputs
     calls = setup.plan.calls.values()
     widest = max((call.output_numel for call in calls), default=0)
-    activations = n * item * sum(call.input_numel + call.output_numel for call in calls)
+    activations = team_for(n).shares(n)[0] * item * sum(call.input_numel + call.output_numel for call in calls)
     needed = 2 * 8 * numbers + activations + n * outputs * (setup.out[0].numel() * item + widest * (2 * item + 8))
     instead = "Take fewer samples or outputs="
     if form == "full":
@@ -157,10 +157,10 @@ def _check_memory(setup: Setup, form: Form, outputs: int, budget: int | None) ->
     )
 
 
-def _cotangents(setup: Setup, chosen: Tensor) -> Tensor:
-    flat = setup.out.new_zeros(len(chosen), setup.plan.samples, setup.out[0].numel())
+def _cotangents(out: Tensor, chosen: Tensor) -> Tensor:
+    flat = out.new_zeros(len(chosen), len(out), out[0].numel())
     flat[torch.arange(len(chosen)), :, chosen.to(flat.device)] = 1
-    return flat.view(len(chosen), *setup.out.shape)
+    return flat.view(len(chosen), *out.shape)
 
 
 def _full(setup: Setup, chosen: Tensor) -> Tensor:
@@ -171,15 +171,7 @@ def _full(setup: Setup, chosen: Tensor) -> Tensor:
     """
     n, count = setup.plan.samples, len(chosen)
     total = FullGram(count, n, setup.out.device)
-    with setup.measuring():
-        accumulate(
-            setup.model,
-            setup.x,
-            setup.plan,
-            lambda _out: _cotangents(setup, chosen),
-            lambda _group: total,
-            restart=total.restart,
-        )
+    _sum_up(setup, chosen, total, total.matrix)
     return total.finish().view(count, n, count, n)
 
 
@@ -190,13 +182,20 @@ def _per_output(setup: Setup, chosen: Tensor) -> Tensor:
         Shape (C, N, N).
     """
     total = DirectionGrams(len(chosen), setup.plan.samples, setup.out.device)
+    _sum_up(setup, chosen, total, total.grams)
+    return total.grams
+
+
+def _sum_up(setup: Setup, chosen: Tensor, into: FullGram | DirectionGrams, numbers: Tensor) -> None:
+    share = setup.share()
     with setup.measuring():
         accumulate(
             setup.model,
-            setup.x,
-            setup.plan,
-            lambda _out: _cotangents(setup, chosen),
-            lambda _group: total,
-            restart=total.restart,
+            share.x,
+            share.plan,
+            lambda out: _cotangents(out, chosen),
+            lambda _group: into,
+            restart=into.restart,
+            team=share.team,
         )
-    return total.grams
+    share.team.total(numbers, "the kernel")
