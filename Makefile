@@ -41,17 +41,17 @@ papers: $(STAMP) ## Re-run every paper's claims at smoke scale
 	$(BIN)/isometry papers verify
 
 bench: $(BENCH)/.stamp ## Measure speed against peers in the same run; writes benchmarks/results/
-	for file in orthogonal jacobian fisher diagnose; do $(BENCH)/bin/python benchmarks/$$file.py || exit 1; done
+	for file in orthogonal jacobian fisher diagnose models probe; do $(BENCH)/bin/python benchmarks/$$file.py || exit 1; done
 	$(BENCH)/bin/python benchmarks/page.py
 
 # The peers ask for torchvision, which would bring another torch along; they do not need it for what is measured here.
 $(BENCH)/.stamp: pyproject.toml constraints.txt
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[hf]'
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  einops einconv unfoldNd linear_operator opt-einsum tqdm jaxtyping
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	  backpack-for-pytorch curvlinops-for-pytorch nngeometry pyhessian
+	  backpack-for-pytorch curvlinops-for-pytorch nngeometry pyhessian hessian-eigenthings
 	@touch $@
 
 zoo: $(STAMP)    ## Diagnose, cure and train the zoo; writes zoo/results.json and docs/zoo.md

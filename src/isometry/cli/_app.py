@@ -10,6 +10,8 @@ from isometry._version import __version__
 from isometry.cli._diagnose import diagnose
 from isometry.cli._papers import papers
 from isometry.cli._prescribe import prescribe
+from isometry.cli._processes import as_one_of_many, launched
+from isometry.cli._report import report
 from isometry.cli._roles import roles
 from isometry.cli._theory import theory
 
@@ -28,6 +30,7 @@ app.command()(prescribe)
 app.add_typer(theory)
 app.add_typer(papers)
 app.command()(roles)
+app.command()(report)
 
 
 def _version(wanted: bool) -> None:
@@ -38,7 +41,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    version: Annotated[
+    context: typer.Context,
+    version: Annotated[  # noqa: ARG001 - its callback deals with it
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
@@ -50,6 +54,7 @@ def root(
       isometry prescribe model.py:build --write init.safetensors
       isometry theory critical tanh --q-star 1/64
       isometry papers list
+      isometry report probe.jsonl --out report
 
     [bold]MODEL[/bold] is a reference model (mlp:depth=100,width=100),
     path/to/file.py:NAME or package.module:NAME, where NAME is a module, or a
@@ -60,9 +65,13 @@ def root(
 
     Exit codes: 0 healthy, 1 findings of severity error, 2 bad usage or
     input, 130 interrupted.
-    """
+    """  # noqa: DOC501 - bad usage
+    if launched() and context.invoked_subcommand not in (None, "diagnose"):
+        raise typer.BadParameter(
+            f"torchrun divides the work of diagnose alone; run isometry {context.invoked_subcommand} in one process."
+        )
 
 
 def main() -> None:
     """Run the command line."""
-    app()
+    as_one_of_many(app)

@@ -93,6 +93,8 @@ def open_case(
         raise ValueError(f"likelihood must be 'categorical', 'gaussian' or None, got {likelihood!r}; pass one of them.")
     device = next(model.parameters()).device
     notes = list(remarks)
+    if _is_read(model):
+        notes.append("the weights were read from a folder, so they may be trained; a prescription draws new ones")
     given = _unlabelled(data)
     dataset = None if data is None or given is not None else _named(model, data_room.as_dataset(data))
     if given is None:
@@ -114,6 +116,15 @@ def open_case(
         _check_targets(out, y, dataset, kind)
     chance = math.nan if dataset is None else chance_loss(dataset.targets, kind, dataset.classes)
     return Case(measured, model, x, y, dataset, kind, out.shape[-1], tuple(out.shape), chance, seed, tuple(notes))
+
+
+def _is_read(model: nn.Module) -> bool:
+    """Tell a model that was read from a folder from one with random weights.
+
+    Returns:
+        Whether the transformers library has noted where its weights came from.
+    """
+    return is_foreign(model) and bool(getattr(model, "name_or_path", ""))
 
 
 def _unlabelled(data: object) -> Inputs | None:

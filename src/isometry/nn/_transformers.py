@@ -117,14 +117,16 @@ def _read(library: Any, folder: Path, head: str | None, options: dict[str, Any])
         )
     local = {"local_files_only": True, "trust_remote_code": False, **gguf}
     config = library.AutoConfig.from_pretrained(str(folder), **local)
-    word = head or _saved_head(config)
+    word = head or _saved_head(library, config)
     safe = {} if gguf else {"use_safetensors": True}
     made = _auto(library, word).from_pretrained(str(folder), config=config, dtype=torch.float32, **local, **safe)
     return _quiet(made).eval()
 
 
-def _saved_head(config: Any) -> str:
-    saved = (getattr(config, "architectures", None) or [""])[0]
+def _saved_head(library: Any, config: Any) -> str:
+    saved = (getattr(config, "architectures", None) or [None])[0]
+    if saved is None:  # GGUF files do not say
+        return _fitting_head(library, type(config), images=False)
     for ending, word in (
         ("ForCausalLM", "causal-lm"),
         ("LMHeadModel", "causal-lm"),

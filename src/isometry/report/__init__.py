@@ -12,6 +12,7 @@ from isometry.report._content import (
     CriticalLine,
     FindingItem,
     FisherSection,
+    HiddenFisher,
     JacobianSection,
     LawCurve,
     LayerItem,
@@ -28,6 +29,7 @@ from isometry.report._notebook import notebook_html
 from isometry.report._page import render, render_phase_diagram
 from isometry.report._terminal import print_findings
 from isometry.report._tidy import tidy
+from isometry.report._timeline import render_timeline
 from isometry.report._write import write, write_text
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "render",
     "write",
     "render_phase_diagram",
+    "render_timeline",
     # elsewhere
     "notebook_html",
     "print_findings",
@@ -50,6 +53,7 @@ __all__ = [
     "JacobianSection",
     "LawCurve",
     "FisherSection",
+    "HiddenFisher",
     "PhaseSection",
     "PhasePoint",
     "CriticalLine",
