@@ -57,7 +57,7 @@ X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
             ValueError, r"BatchNorm1d.*batch's statistics",
         ),
         (Wrapped(lambda n, x: {"a": n(x), "b": x}), X, {}, TypeError, r"returned a dict with keys 'a', 'b'; say which"),
-        (Wrapped(lambda n, x: ("no", x.long())), X, {}, TypeError, r"returned a tuple of 2 elements, none of them a real"),
+        (Wrapped(lambda n, x: ("no", x.long())), X, {}, TypeError, r"tuple of 2 elements, none of them a real"),
         (Wrapped(lambda n, x: n(x).argmax(1)), X, {}, TypeError, r"returned a tensor of torch.int64"),
         (Wrapped(lambda n, x: n(x).sum(0)), X, {}, ValueError, r"returned shape \(3,\) for 6 inputs"),
         (Wrapped(lambda n, x: n(x).sum(1)), X, {}, ValueError, r"shape \(N, classes\) or.*got \(6,\)"),
