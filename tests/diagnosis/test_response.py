@@ -91,3 +91,10 @@ def test_probabilities_are_recognised():
     assert found.rows_sum_to_one
     assert found.output_function == "SoftmaxBackward0"
     assert not response(mlp(1)).rows_sum_to_one
+
+
+def test_two_samples_say_nothing_about_the_rank():
+    two = measure_response(open_case(mlp(2), data(2), samples=2, seed=0, likelihood=None))
+    three = measure_response(open_case(mlp(2), data(3), samples=3, seed=0, likelihood=None))
+    assert math.isnan(two.inputs[-1].rank_ratio)
+    assert 0 < three.inputs[-1].rank_ratio <= 1

@@ -251,10 +251,11 @@ def _distinguishability(values: Tensor) -> tuple[float, float]:
 
 
 def _rank_ratio(values: Tensor) -> float:
-    flat = values.double().reshape(len(values), -1)
-    centred = flat - flat.mean(0)
-    if min(centred.shape) < 2 or not bool(torch.isfinite(centred).all()):
-        return math.nan
+    # Of a sequence each position is a row of features; of an image, whose channels come first, the whole sample is.
+    rows = values.double().reshape(-1, values.shape[-1]) if values.ndim == 3 else values.double().flatten(1)
+    centred = rows - rows.mean(0)
+    if len(centred) < 3 or centred.shape[1] < 2 or not bool(torch.isfinite(centred).all()):
+        return math.nan  # two rows have one direction between them, whatever they are
     spectrum = torch.linalg.svdvals(centred)
     return float(spectrum[1] / spectrum[0]) if float(spectrum[0]) > 0 else math.nan
 
