@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 BENCH  := $(VENV)-bench
+TIMM   := $(VENV)-timm
 STAMP  := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench zoo papers clean
+.PHONY: help setup demo test check docs bench test-timm zoo papers clean
 
 help:            ## Show this list
-	@grep -E '^[a-z]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+: .*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## Create the virtual environment and install isometry in it
 
@@ -54,8 +55,17 @@ $(BENCH)/.stamp: pyproject.toml constraints.txt
 	  backpack-for-pytorch curvlinops-for-pytorch nngeometry pyhessian hessian-eigenthings
 	@touch $@
 
+test-timm: $(TIMM)/.stamp ## Test models of timm, in an environment with torchvision and the torch that fits it (6 GB)
+	$(TIMM)/bin/python -m pytest -m timm tests/nn/test_timm.py
+
+$(TIMM)/.stamp: pyproject.toml
+	test -x $(TIMM)/bin/python || $(PYTHON) -m venv $(TIMM)
+	$(TIMM)/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
+	$(TIMM)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[timm]' pytest hypothesis
+	@touch $@
+
 zoo: $(STAMP)    ## Diagnose, cure and train the zoo; writes zoo/results.json and docs/zoo.md
 	$(BIN)/python -m zoo.run
 
 clean:           ## Remove the virtual environment and everything that was made
-	rm -rf $(VENV) $(BENCH) report site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(BENCH) $(TIMM) report site .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist

@@ -17,7 +17,7 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="mlp:depth=100,width=100,activation=tanh, transformers:gpt2, transformers:FOLDER, path/to/file.py:NAME or "
+        help="mlp:depth=100,width=100,activation=tanh, transformers:gpt2, transformers:FOLDER, timm:resnet18, path/to/file.py:NAME or "
         "package.module:NAME.",
     ),
 ]

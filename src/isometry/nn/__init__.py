@@ -11,6 +11,7 @@ from isometry.nn._reference import REFERENCE_MODELS, reference_model
 from isometry.nn._residual import Residual, residual_network
 from isometry.nn._resolve import resolve_model
 from isometry.nn._spec import ModelKind, Option
+from isometry.nn._timm import timm_model
 from isometry.nn._transformer import Attention, Transformer
 from isometry.nn._transformers import default_data, is_foreign, named_inputs, tokenizer_of, transformers_model
 
@@ -21,8 +22,9 @@ __all__ = [
     "REFERENCE_MODELS",
     "ModelKind",
     "Option",
-    # models of the transformers library
+    # models of other libraries
     "transformers_model",
+    "timm_model",
     "named_inputs",
     "is_foreign",
     "default_data",

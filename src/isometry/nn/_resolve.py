@@ -14,6 +14,7 @@ from torch import nn
 
 from isometry._base import BadReferenceError, load_callable, unknown_name
 from isometry.nn._reference import REFERENCE_MODELS, check_shape, reference_model
+from isometry.nn._timm import TIMM, timm_model
 from isometry.nn._transformers import PREFIX, transformers_model
 
 __all__ = ["resolve_model"]
@@ -31,7 +32,7 @@ def resolve_model(reference: Reference, *, in_shape: tuple[int, ...], classes: i
 
             - a reference model's specification, ``mlp:depth=100,width=100`` (see ``REFERENCE_MODELS``);
             - ``transformers:gpt2,n_layer=2`` or ``transformers:FOLDER``: a model of the transformers library, with
-              random weights or as it was saved;
+              random weights or as it was saved; ``timm:resnet18``: one of the timm library;
             - ``path/to/file.py:name`` or ``package.module:name``, where the name is a module, a class of modules or
               a function that returns a module;
             - such a module, class or function itself.
@@ -59,8 +60,9 @@ def resolve_model(reference: Reference, *, in_shape: tuple[int, ...], classes: i
                 f"{type(reference).__name__}."
             )
         return _made(reference, getattr(reference, "__qualname__", repr(reference)), shape, classes)
-    if reference.startswith(PREFIX):
-        return transformers_model(reference, in_shape=shape, classes=classes)
+    for prefix, library in ((PREFIX, transformers_model), (TIMM, timm_model)):
+        if reference.startswith(prefix):
+            return library(reference, in_shape=shape, classes=classes)
     source, colon, _ = reference.rpartition(":")
     if reference.partition(":")[0].strip() in REFERENCE_MODELS:
         return reference_model(reference, in_shape=shape, classes=classes)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from isometry._base import BadReferenceError, unknown_name
+from isometry.nn._options import read_options
 from isometry.tape import Inputs, as_inputs
 
 __all__ = ["PREFIX", "default_data", "is_foreign", "named_inputs", "tokenizer_of", "transformers_model"]
@@ -50,7 +51,7 @@ def transformers_model(reference: str, *, in_shape: tuple[int, ...], classes: in
     """
     library = _library()
     target, *parts = reference.removeprefix(PREFIX).split(",")
-    options = _options(parts, reference)
+    options = read_options(parts, reference)
     head = options.pop("head", None)
     if head is not None and head not in _HEADS:
         raise BadReferenceError(f"MODEL {reference!r}: {unknown_name('head', head, _HEADS)}")
@@ -80,33 +81,6 @@ def _library() -> Any:
         ) from error
     library.logging.set_verbosity_error()
     return library
-
-
-def _options(parts: Sequence[str], reference: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for part in parts:
-        key, equals, value = (p.strip() for p in part.partition("="))
-        if not equals or not key or not value:
-            raise BadReferenceError(f"MODEL {reference!r}: option {part!r} has no value; write key=value.")
-        found[key] = _value(value)
-    return found
-
-
-def _value(text: str) -> Any:
-    """Read a number, a truth value or a list of numbers (``4-8-16``); anything else stays a word.
-
-    Returns:
-        The value.
-    """
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    pieces = text.split("-")
-    return [int(p) for p in pieces] if len(pieces) > 1 and all(p.isdecimal() for p in pieces) else text
 
 
 def _read(library: Any, folder: Path, head: str | None, options: dict[str, Any]) -> nn.Module:
@@ -210,7 +184,7 @@ def default_data(reference: str) -> str:
     library, target = _library(), reference.removeprefix(PREFIX).partition(",")[0]
     folder = Path(target).expanduser()
     if folder.is_dir():
-        gguf = _options(reference.partition(",")[2].split(","), reference) if "gguf_file=" in reference else {}
+        gguf = read_options(reference.partition(",")[2].split(","), reference) if "gguf_file=" in reference else {}
         if gguf:
             return "shakespeare"
         kind = type(library.AutoConfig.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False))
@@ -275,7 +249,7 @@ def tokenizer_of(reference: str) -> tuple[Callable[[str], Sequence[int]], int] |
     folder = Path(target).expanduser()
     if not reference.startswith(PREFIX) or not folder.is_dir():
         return None
-    options = _options(parts, reference)
+    options = read_options(parts, reference)
     gguf = {"gguf_file": str(options["gguf_file"])} if "gguf_file" in options else {}
     if not gguf and not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
         return None
