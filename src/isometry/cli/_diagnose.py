@@ -17,8 +17,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="mlp:depth=100,width=100,activation=tanh, transformers:gpt2, transformers:FOLDER, timm:resnet18, path/to/file.py:NAME or "
-        "package.module:NAME.",
+        help="mlp:depth=100,width=100,activation=tanh, transformers:gpt2, transformers:FOLDER, timm:resnet18, "
+        "path/to/file.py:NAME or package.module:NAME.",
     ),
 ]
 Data = Annotated[

@@ -38,8 +38,8 @@ def timm_model(reference: str, *, in_shape: tuple[int, ...], classes: int) -> nn
         RuntimeError,
     ) as error:  # torchvision, which it needs, raises RuntimeError beside another torch
         raise BadReferenceError(
-            f"MODEL timm:... needs the timm library, which cannot be imported ({error}); pip install isometry[timm], with "
-            "a torchvision that fits your torch."
+            f"MODEL timm:... needs the timm library, which cannot be imported ({error}); pip install isometry[timm], "
+            "with a torchvision that fits your torch."
         ) from error
     name, *parts = reference.removeprefix(TIMM).split(",")
     options = read_options(parts, reference)
