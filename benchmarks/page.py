@@ -23,7 +23,15 @@ behind this page are in `benchmarks/results/`. Figures belong to the machine tha
 def render(results: Path = RESULTS) -> str:
     """Give the page's text."""
     parts = [HEAD]
-    for name, section in (("fisher", fisher), ("jacobian", jacobian), ("orthogonal", orthogonal), ("diagnose", whole)):
+    sections = {
+        "fisher": fisher,
+        "models": models,
+        "jacobian": jacobian,
+        "orthogonal": orthogonal,
+        "diagnose": whole,
+        "probe": probe,
+    }
+    for name, section in sections.items():
         path = results / f"{name}.json"
         if path.exists():
             body = json.loads(path.read_text(encoding="utf-8"))
@@ -67,6 +75,39 @@ def fisher(body: dict[str, Any]) -> str:
         f"## The whole exact Fisher spectrum\n\n{body['what'].capitalize()}. Times, and in brackets the ratio to "
         f"isometry's.\n\n{table(['competitor', *sizes], rows)}\n{notes}\n"
     )
+
+
+def models(body: dict[str, Any]) -> str:
+    """The spectrum of models that people have."""
+    rows = []
+    for row in body["models"]:
+        rows.append([row["model"], "isometry", f"{row['eigenvalues']} eigenvalues", f"{row['seconds']:.1f} s", ""])
+        for peer, found in row["peers"].items():
+            if "missing" in found:
+                rows.append([row["model"], peer, str(found["missing"]), "", ""])
+            else:
+                seconds, ratio = f"{found['seconds']:.1f} s", f"{found['ratio_to_isometry']:.1f}x"
+                rows.append([row["model"], peer, "the largest", seconds, ratio])
+    notes = "\n".join(f"- {note}" for note in body["notes"])
+    head = ["model", "by", "what", "wall", "to isometry's"]
+    return f"## Models that people have\n\n{body['what'].capitalize()}.\n\n{table(head, rows)}\n{notes}\n"
+
+
+def probe(body: dict[str, Any]) -> str:
+    """The probe's share of a training."""
+    rows = [
+        [
+            case["name"],
+            f"{case['steps']:,}",
+            f"{case['times']['plain']['median_s']:.1f} s",
+            f"{case['times']['probed']['ratio_to_plain']:.3f}",
+            f"{case['times']['probed']['cpu_ratio_to_plain']:.3f}",
+            f"{max(case['own_account']):.1%}",
+        ]
+        for case in body["cases"]
+    ]
+    head = ["training", "steps", "without", "with, over without: wall", "processor time", "by its own account"]
+    return f"## The probe\n\n{body['what'].capitalize()}.\n\n{table(head, rows)}"
 
 
 def jacobian(body: dict[str, Any]) -> str:

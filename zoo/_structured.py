@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from isometry.nn import reference_model
 from zoo._entry import enter
 from zoo._plain import CLASSES, HE, PIXELS, WIDTH, Init, mlp, refill
 
@@ -137,6 +138,10 @@ enter("residual-20-prenorm", lambda: residual(20, norm=nn.LayerNorm))
 enter("residual-20-tanh", lambda: residual(20, activation=nn.Tanh))
 
 enter("norm-layer-30-relu", lambda: mlp(nn.ReLU, 30, norm=nn.LayerNorm))
+enter(
+    "residual-50-tanh-ended",
+    lambda: reference_model("mlp:depth=51,width=64,activation=tanh,residual=true", in_shape=(PIXELS,), classes=CLASSES),
+)
 enter("norm-layer-20-tanh", lambda: mlp(nn.Tanh, 20, norm=nn.LayerNorm))
 enter("norm-layer-100-relu", lambda: mlp(nn.ReLU, 100, norm=nn.LayerNorm))
 enter("norm-batch-10-relu", lambda: mlp(nn.ReLU, 10, norm=nn.BatchNorm1d))
@@ -158,6 +163,7 @@ enter("recurrent-lstm", lambda: Recurrent(nn.LSTM))
 enter("recurrent-gru", lambda: Recurrent(nn.GRU))
 enter("recurrent-rnn-relu", lambda: Recurrent(nn.RNN, nonlinearity="relu"))
 enter("recurrent-gru-4-layers", lambda: Recurrent(nn.GRU, layers=4, hidden=32))
+enter("recurrent-gru-128", lambda: Recurrent(nn.GRU, repeat=16))
 enter("recurrent-rnn-forgets", lambda: Recurrent(nn.RNN, repeat=10))
 enter("recurrent-lstm-forgets", lambda: Recurrent(nn.LSTM, repeat=6))
 
