@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from isometry.diagnosis._hidden import HiddenFisher, measure_hidden
 from isometry.diagnosis._prediction import Phase, Prediction, phase_of, predict
 from isometry.diagnosis._response import Response, measure_response
 from isometry.diagnosis._words import count
-from isometry.tape import Inputs, untouched
+from isometry.tape import Inputs, flushed_denormals, untouched
+from isometry.training import suitable_threads
 
 __all__ = ["Evidence", "JacobianEvidence", "Skipped", "gather"]
 
@@ -27,6 +29,7 @@ JACOBIAN_INPUTS = 8
 JACOBIAN_UNITS = 1024  # a wider layer's Jacobian is left to measure.jacobian
 LEAST_CHI = 1e-6  # per layer: below, every unit is saturated and the law has collapsed to zero
 FISHER_ROWS = 1500  # rows of the dual Gram matrix up to which the spectrum is worth its time here
+TINY_GRADIENT = 1e-25  # root mean square
 DRAWS = 8  # labels per position, where the exact spectrum has more rows for two samples than that
 MOST_SAMPLED = 16  # samples then
 DIRECTION_BYTES = 512 * 2**20  # of those directions in the space of the outputs
@@ -144,13 +147,30 @@ def gather(case: Case, *, budget: int | None = None) -> Evidence:
         The evidence.
     """
     started = time.perf_counter()
-    evidence = Evidence(case, measure_response(case))
-    evidence.seconds["response"] = time.perf_counter() - started
+    with suitable_threads(case.model, FISHER_ROWS):
+        evidence = Evidence(case, measure_response(case))
+        evidence.seconds["response"] = time.perf_counter() - started
+        with flushed_denormals(alone=True) if _vanishing(evidence.response) else contextlib.nullcontext():
+            _measure(evidence, budget)
+    return evidence
+
+
+def _vanishing(response: Response) -> bool:
+    """Tell whether gradients become so small on their way that arithmetic gets slow over them.
+
+    Returns:
+        Whether a weight's gradient is near the end of float32's range, or beyond it.
+    """
+    return any(g.matrix and g.reached and g.rms < TINY_GRADIENT for g in response.gradients)
+
+
+def _measure(evidence: Evidence, budget: int | None) -> None:
+    case = evidence.case
     _part(evidence, 1, lambda: setattr(evidence, "signal", _signal(case)))
     if not evidence.finite:
         for what in PARTS[2:]:
             evidence.skipped.append(Skipped(what, "parameters, signal or gradient are not finite"))
-        return evidence
+        return
     _part(evidence, 2, lambda: _chain(evidence))
     if evidence.chain is not None:
         _part(evidence, 3, lambda: _predict(evidence))
@@ -163,7 +183,6 @@ def gather(case: Case, *, budget: int | None = None) -> Evidence:
         if evidence.chain is not None:
             _part(evidence, 8, lambda: _hidden_fisher(evidence, budget))
     progress("Diagnosis", len(PARTS), len(PARTS))
-    return evidence
 
 
 class _NotApplicableError(Exception):

@@ -17,6 +17,7 @@ from isometry.training._objective import Likelihood, chance_loss, infer_likeliho
 from isometry.training._probe import Probe
 from isometry.training._probe_log import ProbeLog, read_probe
 from isometry.training._probe_record import Gap
+from isometry.training._threads import suitable_threads
 
 if TYPE_CHECKING:
     from isometry.training._hf import ProbeTrainerCallback
@@ -43,6 +44,8 @@ __all__ = [
     "chance_loss",
     "infer_likelihood",
     "objective",
+    # how many threads small networks deserve
+    "suitable_threads",
 ]
 
 _CALLBACKS = {"ProbeCallback": "isometry.training._lightning", "ProbeTrainerCallback": "isometry.training._hf"}
