@@ -241,10 +241,16 @@ def test_sequences_of_features_with_labels():
             ValueError,
             r"inputs differ in shape from batch to batch \(\(4,\), \(6,\)\).*pad sequences to one length",
         ),
+        (
+            [{"input_ids": IDS[0], "labels": 0}, {"input_ids": IDS[1, :4], "labels": 1}] * 2,
+            ValueError,
+            "samples of the DataLoader differ in shape, so they cannot be stacked; pad sequences to one length",
+        ),
     ],
 )
 def test_what_several_inputs_are_refused_for(data, error, message):
-    given = torch.utils.data.DataLoader(data, batch_size=1) if isinstance(data, list) else data
+    size = 1 if len(data) < 4 else 2
+    given = torch.utils.data.DataLoader(data, batch_size=size) if isinstance(data, list) else data
     with pytest.raises(error, match=message):
         as_dataset(given)
 

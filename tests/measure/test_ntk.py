@@ -15,7 +15,7 @@ from tests.measure.test_families import build
 
 
 def dense(model, inputs):
-    """J_n of every sample by backward passes, then every product: (C, N, C, N)."""
+    """J_n of every sample by backward passes, then every product: (C, N, C, N); what does not count is left out."""
     parameters = {n: p.detach() for n, p in model.named_parameters()}
     rows = []
     for n in range(len(inputs)):
@@ -54,9 +54,17 @@ def test_every_kind_of_parameter(name):
 @pytest.mark.parametrize("name", ["gpt2", "bert", "vit", "lstm", "one graph", "encoder"])
 def test_families_of_models(name):
     model, x = build(name)
-    wanted = dense(model, as_inputs(x))
+    inputs = as_inputs(x)
+    wanted = dense(model, inputs)
     found = measure.ntk(model, x, form="trace")
-    trace = torch.stack([wanted[c, :, c] for c in range(len(wanted))]).mean(0)
+    with torch.no_grad():
+        shape = inputs.run(model).shape
+    mask = inputs.mask if inputs.whole else inputs.counted(shape[:-1])
+    own = torch.stack([wanted[c, :, c] for c in range(len(wanted))])
+    if mask is not None:  # rows of masked positions are zero; outputs that never count are left out of the mean
+        counts = mask.reshape(shape[:-1]).bool().unsqueeze(-1).expand(shape).flatten(1).T  # (C, N)
+        own = (own * counts.unsqueeze(1) * counts.unsqueeze(2))[counts.any(1)]
+    trace = own.mean(0)
     assert torch.allclose(found.values, trace, rtol=0, atol=1e-9 * float(trace.abs().max()))
 
 

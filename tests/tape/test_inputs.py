@@ -149,6 +149,7 @@ def test_outputs_that_are_refused(output, key, message):
     [
         (lambda: as_inputs([1.0]), TypeError, r"x must be a torch.Tensor, .* got list without a tensor in it"),
         (lambda: as_inputs("x"), TypeError, r"x must be a torch.Tensor, .* got str; convert it first"),
+        (lambda: Inputs(A), TypeError, r"args must be a tuple of arguments, got Tensor; write Inputs\(\(x,\)\)"),
         (lambda: Inputs((1,)), TypeError, r"no tensor with a row per sample"),
         (
             lambda: Inputs((A,), shared={"table"}),

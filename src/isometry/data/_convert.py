@@ -150,9 +150,17 @@ def from_arrays(
 
     Returns:
         The data set.
+
+    Raises:
+        ValueError: If the inputs are one whole graph.
     """
     said = list(notes)
     x = _inputs("inputs", inputs, said)
+    if isinstance(x, Inputs) and x.whole:
+        raise ValueError(
+            "inputs are one whole graph (whole=True), and a data set needs several samples; measure.signal, fisher and "
+            "ntk take a graph as it is."
+        )
     first = x if isinstance(x, Tensor) else x.first
     # What may have labels of its own: tokens, rows of features, or pixels behind their channels.
     positions = [tuple(first.shape[:-1] if first.is_floating_point() else first.shape)]

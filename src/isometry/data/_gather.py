@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,27 @@ def _pair(item: object, where: str) -> tuple[Any, Any]:
     raise TypeError(f"{where} must be a pair (inputs, targets), got {what}; wrap the data so that it yields pairs.")
 
 
+def _batches(loader: torch.utils.data.DataLoader[Any]) -> Iterator[Any]:
+    """Iterate over a loader, whose default collate function fails on samples of different shapes.
+
+    Yields:
+        Its batches.
+
+    Raises:
+        ValueError: If samples cannot be stacked.
+        RuntimeError: What else the loader raises.
+    """
+    try:
+        yield from loader
+    except RuntimeError as error:
+        if "equal size" not in str(error):
+            raise
+        raise ValueError(
+            "samples of the DataLoader differ in shape, so they cannot be stacked; pad sequences to one length, in the "
+            "data set or in collate_fn=."
+        ) from error
+
+
 def split_labels(item: Mapping[str, Any], where: str) -> tuple[dict[str, Any], Any]:
     """Split a dictionary of a model's keyword arguments from the targets among them.
 
@@ -97,7 +118,7 @@ def gather_loader(loader: torch.utils.data.DataLoader[Any], max_samples: int) ->
     ys: list[Tensor] = []
     count = 0
     with preserved_rng():  # a shuffling loader draws from the global generator
-        for item in loader:
+        for item in _batches(loader):
             x, y = _pair(item, "a batch of the DataLoader")
             xs.append(as_inputs(x) if isinstance(x, Inputs | Mapping | tuple | list) else to_tensor("inputs", x))
             ys.append(to_tensor("targets", y))

@@ -101,6 +101,11 @@ def open_case(
         given, y = _draw(dataset, samples, seed, in_shape, notes)
     else:
         given, y = given[: min(samples, len(given))], None
+    if given.whole:
+        raise ValueError(
+            "data are one whole graph (whole=True), but a diagnosis compares samples; measure.signal, fisher and ntk "
+            "take it as it is, or pass several graphs of one size, with the graph as the first dimension."
+        )
     x, y = named_inputs(model, given).to(device), None if y is None else y.to(device)
     measured = _calibrated(model, x, notes)
     out, headless = _outputs(measured, x)
@@ -113,7 +118,7 @@ def open_case(
         dataset = None if dataset is None else _with_class_dim(dataset)
     kind = likelihood or (infer_likelihood(y) if y is not None else "categorical")
     if y is not None and dataset is not None:
-        _check_targets(out, y, dataset, kind)
+        _check_targets(out, y, dataset, kind, is_foreign(model))
     chance = math.nan if dataset is None else chance_loss(dataset.targets, kind, dataset.classes)
     return Case(measured, model, x, y, dataset, kind, out.shape[-1], tuple(out.shape), chance, seed, tuple(notes))
 
@@ -270,7 +275,12 @@ def _advice(model: nn.Module, x: Inputs) -> str:
     return "make the model's first layer fit the data"
 
 
-def _check_targets(out: Tensor, y: Tensor, dataset: data_room.Dataset, kind: Likelihood) -> None:
+_HEADS = " (of a transformers:NAME, head=masked-lm or head=causal-lm gives one a position)"
+
+
+def _check_targets(
+    out: Tensor, y: Tensor, dataset: data_room.Dataset, kind: Likelihood, is_foreign: bool = False
+) -> None:
     if kind == "categorical":
         if y.is_floating_point():
             raise ValueError(f"likelihood is 'categorical' but the targets are {y.dtype}; pass class indices.")
@@ -283,7 +293,8 @@ def _check_targets(out: Tensor, y: Tensor, dataset: data_room.Dataset, kind: Lik
         if y.shape != out.shape[:-1]:
             raise ValueError(
                 f"data has labels of shape {tuple(y.shape)} but the model's outputs have shape {tuple(out.shape)}; "
-                "they must be (N, outputs) for one label a sample, (N, positions, outputs) for one a position."
+                "they must be (N, outputs) for one label a sample, (N, positions, outputs) for one a position"
+                f"{_HEADS if is_foreign else ''}."
             )
     elif y.numel() != out.numel():
         raise ValueError(

@@ -26,6 +26,7 @@ __all__ = ["INCURABLE", "Change", "Prescription", "write_prescription"]
 
 # Findings whose cause lies in the model's code or in its frozen values, with what to do about each.
 INCURABLE = {
+    "indistinct_inputs": "Look at how the data are loaded: no initialization tells equal samples apart.",
     "bounded_outputs": "Return logits: no initialization lets a bounded output fit the cross-entropy.",
     "dropout": "Lower the dropout rate: what dropout removes no initialization brings back.",
     "no_gradient": "If a detach(), a no_grad() or a frozen readout cuts the gradient, remove it: weights cannot help.",

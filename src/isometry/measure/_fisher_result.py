@@ -292,7 +292,8 @@ class Fisher(Result):
         if self._values is None:
             return f"{head}: matrix-free; .top(k) gives its largest eigenvalues"
         condition, error = self.condition(), self.stderr
-        spread = f" +- {error.lambda_max:.2g}" if error is not None else ""
+        known = error is not None and error.lambda_max == error.lambda_max  # of a single draw there is none
+        spread = f" +- {error.lambda_max:.2g}" if error is not None and known else ""
         return (
             f"{head}\n"
             f"  largest eigenvalue  {self.lambda_max:.4g}{spread} (steps of gradient descent below "

@@ -75,7 +75,9 @@ def open_inputs(model: nn.Module, x: object) -> Inputs:
     inputs = as_inputs(x)
     parameter = next(model.parameters(), None)
     for tensor in inputs.tensors():
-        check_finite("x", check_tensor("x", tensor))
+        if check_tensor("x", tensor).is_meta:
+            raise ValueError("x is on the meta device and has no values; make it on a real device.")
+        check_finite("x", tensor)
         if parameter is not None and parameter.device != tensor.device:
             raise ValueError(
                 f"x is on {tensor.device}, the model on {parameter.device}; move one of them with .to(device)."

@@ -53,7 +53,8 @@ def ntk(
             together, which costs up to four times as much as would be needed.
         form: "full" has a row per sample and output; "per-output" has one N x N kernel for each output, without the
             products between outputs, at a C-th of the memory; "trace" is their mean over the outputs.
-        outputs: Numbers of the outputs that are measured (of those of one sample, flattened); default: all.
+        outputs: Numbers of the outputs that are measured (of those of one sample, flattened); default: all, of the
+            positions that a mask or an ``attention_mask`` among the inputs lets count.
         params: "all", "hidden" or name patterns, as for ``fisher``.
         budget: Bytes that the kernel may take; default: the package's.
 
@@ -135,7 +136,8 @@ def _together(first: Inputs, second: Inputs) -> Inputs:
 def _chosen(setup: Setup, outputs: Sequence[int] | None) -> Tensor:
     total = setup.out[0].numel()
     if outputs is None:
-        return torch.arange(total)
+        counted = setup.masked(torch.ones_like(setup.out)).any(0).flatten()  # positions that count in some sample
+        return torch.arange(total)[counted.cpu()]
     numbers = torch.as_tensor(list(outputs), dtype=torch.int64)
     if not numbers.numel() or int(numbers.min()) < 0 or int(numbers.max()) >= total:
         raise ValueError(f"outputs must be numbers from 0 to {total - 1}, at least one of them, got {list(outputs)}.")
@@ -157,10 +159,13 @@ def _check_memory(setup: Setup, form: Form, outputs: int, budget: int | None) ->
     )
 
 
-def _cotangents(out: Tensor, chosen: Tensor) -> Tensor:
+def _cotangents(out: Tensor, chosen: Tensor, mask: Tensor | None) -> Tensor:
     flat = out.new_zeros(len(chosen), len(out), out[0].numel())
     flat[torch.arange(len(chosen)), :, chosen.to(flat.device)] = 1
-    return flat.view(len(chosen), *out.shape)
+    shaped = flat.view(len(chosen), *out.shape)
+    if mask is None:
+        return shaped
+    return shaped * mask.reshape(*mask.shape, *[1] * (out.ndim - mask.ndim)).to(shaped)
 
 
 def _full(setup: Setup, chosen: Tensor) -> Tensor:
@@ -188,12 +193,13 @@ def _per_output(setup: Setup, chosen: Tensor) -> Tensor:
 
 def _sum_up(setup: Setup, chosen: Tensor, into: FullGram | DirectionGrams, numbers: Tensor) -> None:
     share = setup.share()
+    mask = None if setup.mask is None else setup.mask[share.part]
     with setup.measuring():
         accumulate(
             setup.model,
             share.x,
             share.plan,
-            lambda out: _cotangents(out, chosen),
+            lambda out: _cotangents(out, chosen, mask),
             lambda _group: into,
             restart=into.restart,
             team=share.team,

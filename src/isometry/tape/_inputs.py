@@ -62,9 +62,11 @@ class Inputs:
         """Count the samples, and tell the tensors with a row per sample from the shared ones.
 
         Raises:
-            TypeError: If no argument is a tensor.
+            TypeError: If ``args`` is no tuple, or no argument is a tensor.
             ValueError: If ``shared`` names an argument that is not there.
         """
+        if not isinstance(self.args, tuple):
+            raise TypeError(f"args must be a tuple of arguments, got {type(self.args).__name__}; write Inputs((x,)).")
         object.__setattr__(self, "kwargs", dict(self.kwargs))
         object.__setattr__(self, "shared", frozenset(self.shared))
         known = {*range(len(self.args)), *self.kwargs}

@@ -10,14 +10,16 @@ from types import MappingProxyType
 
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import SEVERITIES, Finding
-from isometry.diagnosis.rules import _gradient, _numerics, _outputs, _signal, _spectra, _units
+from isometry.diagnosis.rules import _gradient, _inputs, _numerics, _outputs, _signal, _spectra, _units
 
 __all__ = ["CODES", "RULES", "judge"]
 
 Rule = Callable[[Evidence], Iterator[Finding]]
 
 RULES: tuple[Rule, ...] = (
-    _signal.raw_inputs,  # first: it is the cause of most of what it stands beside
+    _inputs.indistinct_inputs,  # first: these are the causes of most of what they stand beside
+    _signal.raw_inputs,
+    _inputs.unsteady_outputs,
     _numerics.nonfinite,
     _gradient.no_gradient,
     _signal.collapse,
@@ -42,6 +44,10 @@ RULES: tuple[Rule, ...] = (
 
 CODES = MappingProxyType(
     {
+        # samples
+        "indistinct_inputs": "inputs that hardly differ from each other",
+        "random_outputs": "another output each time, in evaluation mode",
+        "coupled_samples": "the output for one sample depends on the others",
         # signal
         "correlation_collapse": "inputs become indistinguishable with depth (6 xi_c)",
         "constant_output": "the last layer is given the same for every input",
