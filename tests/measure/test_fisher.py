@@ -473,3 +473,13 @@ def test_no_trace_is_left_on_the_model(name):
     assert not any(m._forward_pre_hooks for m in model.modules())
     assert all(p.grad is None for p in model.parameters() if p is not model[4].weight)
     assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_coverage_is_said_in_shares_of_the_parameters():
+    model, x, general = case("attention")
+    found = measure.fisher(model, x)
+    sizes = {n: p.numel() for n, p in model.named_parameters()}
+    assert found.coverage["sample by sample"] == pytest.approx(sum(sizes[n] for n in general) / sum(sizes.values()))
+    assert sum(found.coverage.values()) == pytest.approx(1)
+    assert f"{found.coverage['sample by sample']:.1%} sample by sample" in str(found)
+    assert "coverage" not in str(measure.fisher(*case("mlp")[:2]))

@@ -148,6 +148,17 @@ class Fisher(Result):
             self._cache["stderr"] = _over_draws(self.gram, self.rows)
         return cast("FisherError", self._cache["stderr"])
 
+    @property
+    def coverage(self) -> dict[str, float]:
+        """How the parameters' contributions were had, as shares of their numbers.
+
+        "closed form"; "sample by sample" (``general``), exact too but dearer; "unused", which the forward pass does not
+        read.
+        """
+        sizes = {name: p.numel() for name, p in self._setup.plan.parameters.items()}
+        formed, unused = (sum(sizes[n] for n in names) / self.size for names in (self.general, self.unused))
+        return {"closed form": 1 - formed - unused, "sample by sample": formed, "unused": unused}
+
     def condition(self, cutoff: float = 1e-12) -> Condition:
         """Compare the largest eigenvalue with the median and with the smallest one above a cut-off.
 
@@ -271,7 +282,7 @@ class Fisher(Result):
         Returns:
             The fields, and what the spectrum says unless it is matrix-free.
         """
-        plain = super().to_dict()
+        plain = super().to_dict() | {"coverage": self.coverage}
         if self._values is not None:
             plain |= {
                 "lambda_max": self.lambda_max,
@@ -301,7 +312,16 @@ class Fisher(Result):
             f"  trace               {self.trace:.4g}, effective rank {self.effective_rank:.3g} of {len(self._values)}\n"
             f"  condition           {condition.median:.3g} to the median, {condition.smallest:.3g} to the smallest "
             f"({condition.below} below {condition.cutoff:g} of the largest left out)\n"
-            f"  self-check          {self.residual:.1e}; {self.cost.seconds:.2f} s"
+            f"  self-check          {self.residual:.1e}; {self.cost.seconds:.2f} s{self._covered()}"
+        )
+
+    def _covered(self) -> str:
+        if not self.general and not self.unused:
+            return ""
+        shares = self.coverage
+        return (
+            f"\n  coverage            {shares['closed form']:.1%} of the parameters in closed form, "
+            f"{shares['sample by sample']:.1%} sample by sample, {shares['unused']:.1%} unused"
         )
 
     def _products(self, keep: bool) -> Products:
