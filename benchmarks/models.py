@@ -114,6 +114,9 @@ def nngeometry(model: Logits, x: Tensor, y: Tensor) -> tuple[float, int]:
     from torch.utils.data import DataLoader, TensorDataset
 
     gram = importlib.import_module("nngeometry.gram").GramMatrix
+    needed = len(y) * model(x[:1]).shape[-1] * sum(p.numel() for p in model.parameters()) * 4
+    if needed > 8 * 2**30:
+        raise MemoryError(f"the rows of all outputs need {needed / 2**30:.0f} GiB")
     matrix = gram(model, DataLoader(TensorDataset(x, y), batch_size=len(x))).to_torch().flatten(0, 1).flatten(1)
     return float(torch.linalg.eigvalsh(matrix)[-1]) / len(x), 0
 
