@@ -20,7 +20,7 @@ from typing import Any
 
 import _harness
 import torch
-from fisher import EIGSH_TOLERANCE, eigsh
+from fisher import EIGSH_TOLERANCE, backpack, eigsh
 from torch import Tensor, nn
 
 from isometry import measure
@@ -84,20 +84,6 @@ def curvlinops(model: Logits, x: Tensor, y: Tensor) -> tuple[float, int]:
         model, nn.CrossEntropyLoss(), parameters, [(x, y)], check_deterministic=False, num_data=len(y)
     )
     return eigsh(sum(p.numel() for p in parameters), lambda v: operator @ v)
-
-
-def backpack(model: Logits, x: Tensor, y: Tensor) -> tuple[float, int]:
-    """Gauss-Newton products on one kept graph, eigsh for one eigenvalue."""
-    ggn = importlib.import_module("backpack.hessianfree.ggnvp").ggn_vector_product_from_plist
-    parameters = list(model.parameters())
-    out = model(x)
-    loss = nn.functional.cross_entropy(out, y)
-
-    def product(vector: Tensor) -> Tensor:
-        parts = [p.view_as(q) for p, q in zip(vector.split([q.numel() for q in parameters]), parameters, strict=True)]
-        return torch.cat([g.detach().reshape(-1) for g in ggn(loss, out, parameters, parts)])
-
-    return eigsh(sum(p.numel() for p in parameters), product)
 
 
 def hessian_eigenthings(model: Logits, x: Tensor, y: Tensor) -> tuple[float, int]:

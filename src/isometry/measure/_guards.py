@@ -18,8 +18,6 @@ from isometry.tape import Inputs, as_inputs
 __all__ = [
     "Mixing",
     "ModelCallError",
-    "call_model",
-    "check_inputs",
     "check_model",
     "check_per_sample",
     "differentiable",
@@ -83,14 +81,6 @@ def open_inputs(model: nn.Module, x: object) -> Inputs:
                 f"x is on {tensor.device}, the model on {parameter.device}; move one of them with .to(device)."
             )
     return inputs.mapped(Tensor.detach, shared=True)
-
-
-def check_inputs(model: nn.Module, x: object) -> Tensor:
-    return open_inputs(model, x).first
-
-
-def call_model(model: nn.Module, x: Tensor) -> Tensor:
-    return run_model(model, as_inputs(x))
 
 
 def sample_mixing(model: nn.Module) -> tuple[Mixing, ...]:

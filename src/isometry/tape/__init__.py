@@ -7,8 +7,9 @@ exactly as before; ``measuring`` also makes it fit for derivatives of any order.
 """
 
 from isometry.tape._denormals import flushed_denormals
-from isometry.tape._inputs import Inputs, as_inputs, select_output
+from isometry.tape._inputs import Inputs, as_inputs
 from isometry.tape._measuring import measuring
+from isometry.tape._outputs import select_output
 from isometry.tape._record import Call, Recording, StaleActivationError, record
 from isometry.tape._untouched import untouched
 
