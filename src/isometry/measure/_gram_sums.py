@@ -143,7 +143,7 @@ class FullGram:
 
     def add_rows(self, rows: Tensor) -> None:
         """Add the Gram matrix of rows of shape (V, N, size)."""
-        flat = rows.double().reshape(len(self.matrix), rows.shape[2])
+        flat = self._widened(rows).view(len(self.matrix), -1)
         for start, stop in self._blocks():
             self.matrix[start:stop, :stop].addmm_(flat[start:stop], flat[:stop].T)
 
