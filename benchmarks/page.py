@@ -6,6 +6,7 @@ python benchmarks/page.py
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,12 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
 
 
+def sentence(body: dict[str, Any]) -> str:
+    """What was measured, with a capital first letter."""
+    what: str = body["what"]
+    return what[0].upper() + what[1:]
+
+
 def fisher(body: dict[str, Any]) -> str:
     """The whole Fisher spectrum against peers' largest eigenvalue."""
     names: list[str] = []
@@ -72,9 +79,32 @@ def fisher(body: dict[str, Any]) -> str:
     sizes = [f"{row['depth']} x {row['width']}" for row in body["sizes"]]
     notes = "\n".join(f"- {note}" for note in body["notes"])
     return (
-        f"## The whole exact Fisher spectrum\n\n{body['what'].capitalize()}. Times, and in brackets the ratio to "
-        f"isometry's.\n\n{table(['competitor', *sizes], rows)}\n{notes}\n"
+        f"## The whole exact Fisher spectrum\n\n{sentence(body)}. Times, and in brackets the ratio to "
+        f"isometry's.\n\n{table(['competitor', *sizes], rows)}\n{notes}\n\n{grown(body)}"
     )
+
+
+def grown(body: dict[str, Any]) -> str:
+    """How time and memory of the whole spectrum grow, beside what the algorithm lets one expect."""
+    growth, rows = body["growth"], []
+    expected = {"samples": "2: the dual has (N C)^2 entries", "classes": "2, likewise"}
+    for what, reason in expected.items():
+        found = growth[what]
+        first, *_, last = found["rows"]
+        times = f"{found['rows'][first]['median_s']:.2f} s to {found['rows'][last]['median_s']:.2f} s"
+        rows.append(
+            [what, f"{first} to {last}", times, f"{found['slope_of_time']}", f"{found['slope_of_bytes']}", reason]
+        )
+    deep = [row for row in body["sizes"] if row["width"] == growth["width"]]
+    first, last = deep[0], deep[-1]
+    times = [row["competitors"]["isometry"]["median_s"] for row in (first, last)]
+    bytes_ = [row["memory"]["tensors"] for row in (first, last)]
+    ratio = math.log(last["depth"] / first["depth"])
+    slopes = [f"{math.log(pair[1] / pair[0]) / ratio:.2f}" for pair in (times, bytes_)]
+    span = f"{first['depth']} to {last['depth']}"
+    rows.append(["layers", span, f"{times[0]:.2f} s to {times[1]:.2f} s", *slopes, "1 at most: one sum per layer"])
+    head = ["what grows", "from", "time", "power of time", "power of bytes", "expected at the large end"]
+    return f"Growth at {growth['depth']} layers of width {growth['width']}, all else fixed:\n\n{table(head, rows)}"
 
 
 def models(body: dict[str, Any]) -> str:
@@ -87,10 +117,11 @@ def models(body: dict[str, Any]) -> str:
                 rows.append([row["model"], peer, str(found["missing"]), "", ""])
             else:
                 seconds, ratio = f"{found['seconds']:.1f} s", f"{found['ratio_to_isometry']:.1f}x"
-                rows.append([row["model"], peer, "the largest", seconds, ratio])
+                products = f" ({found['products']} products)" if found["products"] > 0 else ""
+                rows.append([row["model"], peer, f"the largest{products}", seconds, ratio])
     notes = "\n".join(f"- {note}" for note in body["notes"])
     head = ["model", "by", "what", "wall", "to isometry's"]
-    return f"## Models that people have\n\n{body['what'].capitalize()}.\n\n{table(head, rows)}\n{notes}\n"
+    return f"## Models that people have\n\n{sentence(body)}.\n\n{table(head, rows)}\n{notes}\n"
 
 
 def probe(body: dict[str, Any]) -> str:
@@ -107,7 +138,7 @@ def probe(body: dict[str, Any]) -> str:
         for case in body["cases"]
     ]
     head = ["training", "steps", "without", "with, over without: wall", "processor time", "by its own account"]
-    return f"## The probe\n\n{body['what'].capitalize()}.\n\n{table(head, rows)}"
+    return f"## The probe\n\n{sentence(body)}.\n\n{table(head, rows)}"
 
 
 def jacobian(body: dict[str, Any]) -> str:
