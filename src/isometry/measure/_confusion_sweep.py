@@ -20,14 +20,11 @@ from isometry.measure._fisher_setup import choose_parameters
 from isometry.measure._gram import CHUNK_BYTES, accumulate
 from isometry.measure._gram_plan import Plan, make_plan
 from isometry.measure._gram_sums import FullGram
-from isometry.measure._guards import differentiable, run_model
+from isometry.measure._guards import allowed_residual, differentiable, run_model
 from isometry.measure._share import outputs_of_all, share_of
 from isometry.tape import Inputs, untouched
 
 __all__ = ["Planned", "check_by_pass", "matrix_bytes", "plan_gram", "sweep"]
-
-# What u^T G u and |sum_n u_n g_n|^2 may differ by, relatively: rounding in the model's passes, with a wide margin.
-_ALLOWED = {torch.float64: 1e-8, torch.float32: 2e-3}
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +172,7 @@ def check_by_pass(planned: Planned, back: Tensor, gram: Tensor) -> float:
     by_gram = float(u @ (gram @ u))
     scale = max(by_gram, by_pass)
     residual = abs(by_gram - by_pass) / scale if scale > 0 else 0.0
-    if residual > _ALLOWED.get(planned.out.dtype, 0.2):
+    if residual > allowed_residual(planned.out.dtype):
         raise RuntimeError(
             f"the Gram matrix and an ordinary backward pass disagree by {residual:.1e} of their value: the model is "
             "probably not a function of each sample alone (its output for one depends on the others, or on how many "

@@ -24,13 +24,10 @@ from isometry.measure._fisher_roots import Kind, Likelihood, check_choice
 from isometry.measure._fisher_setup import Setup, make_setup
 from isometry.measure._gram import accumulate
 from isometry.measure._gram_sums import FullGram
+from isometry.measure._guards import allowed_residual
 from isometry.tape import Inputs
 
 __all__ = ["fisher"]
-
-# What u^T T u and |root^T u|^2 may differ by, relatively: rounding in the model's passes, with a wide margin. Models in
-# float64 often have pieces that compute in float32 whatever they are given (RMS norms, rotary embeddings).
-_ALLOWED = {torch.float64: 1e-5, torch.float32: 2e-3}
 
 
 def fisher(
@@ -195,7 +192,7 @@ def _self_check(setup: Setup, gram: Tensor) -> float:
         raise
     scale = max(by_dual, by_pass)
     residual = abs(by_dual - by_pass) / scale if scale > 0 else 0.0
-    if residual > _ALLOWED.get(setup.out.dtype, 0.2):
+    if residual > allowed_residual(setup.out.dtype):
         raise RuntimeError(
             f"the dual and an ordinary backward pass disagree by {residual:.1e} of their value: the model is probably "
             "not a function of each sample alone (its output for one depends on the others, or on how many there are), "

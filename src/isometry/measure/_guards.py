@@ -18,6 +18,7 @@ from isometry.tape import Inputs, as_inputs
 __all__ = [
     "Mixing",
     "ModelCallError",
+    "allowed_residual",
     "check_model",
     "check_per_sample",
     "differentiable",
@@ -25,6 +26,20 @@ __all__ = [
     "run_model",
     "sample_mixing",
 ]
+
+
+# What a Gram matrix and a backward pass may differ by, relatively: rounding in the model's passes, with a wide margin.
+# Models in float64 often have pieces that compute in float32 whatever they are given (RMS norms, rotary embeddings).
+_ALLOWED = {torch.float64: 1e-5, torch.float32: 2e-3}
+
+
+def allowed_residual(dtype: torch.dtype) -> float:
+    """Say by how much a measurement may differ from its own check, relatively.
+
+    Returns:
+        The bound; for half precision 0.2.
+    """
+    return _ALLOWED.get(dtype, 0.2)
 
 
 class ModelCallError(ValueError):
