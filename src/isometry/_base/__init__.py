@@ -13,6 +13,7 @@ from isometry._base._rounds import BegunAgainError, PeerError
 from isometry._base._sharing import ALONE, current_team, sharing, team_for, together
 from isometry._base._streams import base_seed, generator_for, preserved_rng, stream
 from isometry._base._team import Team
+from isometry._base._toml import TomlTable, read_toml
 
 __all__ = [
     # results
@@ -40,6 +41,9 @@ __all__ = [
     "in_user_code",
     "load_callable",
     "short_traceback",
+    # files of settings
+    "TomlTable",
+    "read_toml",
     # progress
     "Reporter",
     "progress",

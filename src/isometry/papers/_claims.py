@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import math
 import re
-import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import cast
 
-from isometry._base import Result, unknown_name
+from isometry._base import Result, TomlTable, read_toml, unknown_name
 from isometry.papers._rules import COMPARISONS, OVERS, Comparison, Over, Rule
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # pragma: no cover - the fallback is the same module under its older name
-    import tomli as tomllib
 
 __all__ = ["SCALES", "Claim", "Claims", "Scale", "read_claims"]
 
 SCALES = ("smoke", "full")
-_T = TypeVar("_T")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -121,11 +113,7 @@ def read_claims(path: Path) -> Claims:
     Raises:
         ValueError: If the file is not TOML, or a key is missing, unknown, repeated or of a wrong type.
     """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} is not TOML: {error}.") from error
-    top = _Table(table, path.name)
+    top = read_toml(path)
     read = Claims(
         title=top.text("title"),
         authors=top.text("authors"),
@@ -145,7 +133,7 @@ def read_claims(path: Path) -> Claims:
     return read
 
 
-def _scales(table: _Table) -> tuple[Scale, ...]:
+def _scales(table: TomlTable) -> tuple[Scale, ...]:
     scales = []
     for name in SCALES:
         inner = table.table(name)
@@ -158,7 +146,7 @@ def _scales(table: _Table) -> tuple[Scale, ...]:
     return tuple(scales)
 
 
-def _claim(table: _Table) -> Claim:
+def _claim(table: TomlTable) -> Claim:
     name = table.text("id")
     if not _ID.fullmatch(name):
         raise ValueError(f"{table.where}: id {name!r} must be lower-case words with hyphens, such as 'jacobian-law'.")
@@ -181,7 +169,7 @@ def _claim(table: _Table) -> Claim:
     return claim
 
 
-def _rules(table: _Table) -> list[Rule]:
+def _rules(table: TomlTable) -> list[Rule]:
     """Read one rule; a list of quantities stands for one rule each.
 
     Returns:
@@ -200,7 +188,7 @@ def _rules(table: _Table) -> list[Rule]:
     return [Rule(quantity, comparison, over, threshold, scales) for quantity in quantities]
 
 
-def _threshold(table: _Table, comparison: Comparison) -> float | tuple[float, float] | None:
+def _threshold(table: TomlTable, comparison: Comparison) -> float | tuple[float, float] | None:
     if comparison in ("increasing", "decreasing"):
         return None  # a threshold given here is an unknown key
     value: object = table.take("threshold", object)
@@ -219,86 +207,3 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
-
-
-_MISSING: Any = object()
-
-
-class _Table:
-    """A TOML table that notes which of its keys were read, so that the rest can be named."""
-
-    def __init__(self, values: dict[str, Any], file: str, where: str = "") -> None:
-        self.values = values
-        self.file = file
-        self.where = where or file
-        self.read: list[str] = []
-
-    def take(self, key: str, kind: type[_T], default: Any = _MISSING) -> _T:
-        self.read.append(key)
-        if key not in self.values:
-            if default is not _MISSING:
-                return cast("_T", default)
-            self._check_unknown(also=key)
-            raise ValueError(f"{self.where} lacks the key {key!r}; add it.")
-        value = self.values[key]
-        fits = isinstance(value, (int, float) if kind is float else kind)
-        if not fits or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{self.where}: {key} must be {_WORDS.get(kind, kind.__name__)}, got {value!r}.")
-        return cast("_T", value)
-
-    def text(self, key: str) -> str:
-        value = self.take(key, str).strip()
-        if not value:
-            raise ValueError(f"{self.where}: {key} is empty; write a sentence.")
-        return value
-
-    def words(self, key: str, default: Any = _MISSING) -> list[str]:
-        value = self.take(key, object, default)
-        found = [value] if isinstance(value, str) else list(value) if isinstance(value, Iterable) else []
-        if (not found and default is _MISSING) or not all(isinstance(v, str) and v for v in found):
-            raise ValueError(f"{self.where}: {key} must be a string or a list of strings, got {value!r}.")
-        return found
-
-    def choice(self, key: str, allowed: tuple[str, ...], default: Any = _MISSING) -> str:
-        value = self.take(key, str, default)
-        if value not in allowed:
-            error: ValueError = unknown_name(f"{key} in {self.where}", value, allowed)
-            raise error
-        return value
-
-    def table(self, key: str) -> _Table:
-        return _Table(self.take(key, dict), self.file, f"{self.where}, [{key}]")
-
-    def tables(self, key: str) -> list[_Table]:
-        """Read a list of tables.
-
-        Returns:
-            At least one.
-
-        Raises:
-            ValueError: If there is none.
-        """
-        value: Any = self.take(key, object)
-        found = [value] if isinstance(value, dict) else value
-        if not isinstance(found, list) or not found or not all(isinstance(v, dict) for v in found):
-            raise ValueError(f"{self.where}: {key} must be one or more tables, written [[...{key}]], got {value!r}.")
-        return [_Table(v, self.file, f"{self.where}, {key} {i}") for i, v in enumerate(found, 1)]
-
-    def done(self) -> None:
-        self._check_unknown()
-
-    def _check_unknown(self, also: str | None = None) -> None:
-        """Name the first key that nobody read, with its nearest match."""
-        for key in self.values:
-            if key not in self.read and (also is None or _near(key, also)):
-                error: ValueError = unknown_name(f"key in {self.where}:", key, [k for k in self.read if k != key])
-                raise error
-
-
-def _near(one: str, other: str) -> bool:
-    import difflib
-
-    return bool(difflib.get_close_matches(one, [other], cutoff=0.6))
-
-
-_WORDS = {str: "a string", int: "a whole number", float: "a number", dict: "a table"}
