@@ -8,7 +8,20 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from isometry.init import delta_orthogonal, delta_orthogonal_, gaussian, gaussian_, orthogonal, orthogonal_
+from isometry.init import (
+    delta_orthogonal,
+    delta_orthogonal_,
+    from_connectivity,
+    from_connectivity_,
+    gaussian,
+    gaussian_,
+    low_rank,
+    low_rank_,
+    orthogonal,
+    orthogonal_,
+    orthogonal_convolution,
+    orthogonal_convolution_,
+)
 
 
 @dataclass(frozen=True)
@@ -21,12 +34,27 @@ class Case:
 
 
 MATRICES = ((6, 6), (3, 7), (7, 3), (1, 5), (5, 1), (1, 1), (4, 3, 3, 3), (8, 2, 5), (2, 3, 1, 2, 3))
+
+
+def from_mask_(tensor, **kwargs):
+    """Give the weight a wiring in which every unit is connected."""
+    shape = tensor.shape if isinstance(tensor, torch.Tensor) and not nn.parameter.is_lazy(tensor) else (2, 2)
+    return from_connectivity_(tensor, torch.ones(shape, dtype=torch.bool), **kwargs)
+
+
+def from_mask(shape, **kwargs):
+    return from_connectivity(torch.ones(shape, dtype=torch.bool), **kwargs)
+
+
 KERNELS = ((4, 4, 3), (6, 4, 3, 3), (1, 1, 3), (5, 1, 4, 4), (4, 2, 3, 2, 1))
 CASES = [
     Case("orthogonal_", orthogonal_, orthogonal, MATRICES),
     Case("orthogonal_ stacked", orthogonal_, orthogonal, ((2, 3, 5), (2, 5, 3, 3)), (("batch_dims", 1),)),
     Case("gaussian_", gaussian_, gaussian, MATRICES),
+    Case("low_rank_", low_rank_, low_rank, MATRICES, (("rank", 1),)),
+    Case("from_connectivity_", from_mask_, from_mask, MATRICES[:6]),
     Case("delta_orthogonal_", delta_orthogonal_, delta_orthogonal, KERNELS),
+    Case("orthogonal_convolution_", orthogonal_convolution_, orthogonal_convolution, (*KERNELS, (2, 5, 3, 3))),
 ]
 GRID = [
     pytest.param(case, shape, id=f"{case.name}-{'x'.join(map(str, shape))}") for case in CASES for shape in case.shapes
@@ -169,7 +197,7 @@ def test_what_is_no_real_weight_is_refused(case):
 @pytest.mark.parametrize("scale", [float("nan"), float("inf"), -1.0])
 @pytest.mark.parametrize("case", EACH)
 def test_a_senseless_scale_is_refused(case, scale):
-    name = "sigma" if case.name == "gaussian_" else "gain"
+    name = "gain" if "orthogonal" in case.name else "sigma"
     tensor = torch.zeros(case.shapes[0])
     with pytest.raises(ValueError, match=f"{name} must be a finite number >= 0, got"):
         run(case, tensor, **{name: scale})

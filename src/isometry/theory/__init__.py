@@ -1,9 +1,13 @@
 """Predictions that need no model: mean-field signal propagation and the law of the Jacobian's singular values.
 
+``linear_dynamics`` has the exact learning curves of deep linear networks.
+
 Everything is computed in float64, by closed forms where they exist and by quadrature that is checked against them.
 """
 
+from isometry.theory import linear_dynamics
 from isometry.theory._activation import Activation
+from isometry.theory._expected_alignment import expected_alignment, tangent_form
 from isometry.theory._finite_width import EnsembleWeights, FourPointVertex, finite_width
 from isometry.theory._jacobian_law import Atom, JacobianLaw, jacobian_law
 from isometry.theory._mean_field import MeanField
@@ -45,6 +49,10 @@ __all__ = [
     "EnsembleWeights",
     "FourPointVertex",
     "finite_width",
+    # how deep linear networks learn, and how far their tangent kernel turns while they do
+    "linear_dynamics",
+    "expected_alignment",
+    "tangent_form",
     # what gradient confusion lets stochastic gradient descent reach
     "SgdBound",
     "sgd_bound",
