@@ -7,7 +7,7 @@ import torch
 
 from isometry import theory
 from isometry.nn import activation_module, activation_names, reference_model
-from isometry.theory._catalogue import ALIASES
+from isometry.theory._spelling import ALIASES
 
 POINTS = torch.linspace(-4.05, 4.05, 82, dtype=torch.float64)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-import re
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
-from isometry._base import unknown_name
+from isometry.theory._spelling import read_activation
 
 __all__ = ["Elementwise", "activation_module", "activation_names"]
 
@@ -69,21 +67,6 @@ _FACTORIES: dict[str, Callable[..., nn.Module]] = {
     "tanhshrink": lambda: nn.Tanhshrink(),
     "threshold": lambda threshold, value: nn.Threshold(threshold, value),
 }
-_ALIASES = {
-    "identity": "linear",
-    "none": "linear",
-    "lrelu": "leaky_relu",
-    "swish": "silu",
-    "sine": "sin",
-    "logistic": "sigmoid",
-    "clip": "hardtanh",
-    "hardclip": "hardtanh",
-    "hardsilu": "hardswish",
-    "gelu_new": "gelu_tanh",
-    "gelu_approximate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-}
-_CALL = re.compile(r"^\s*([\w\- .]+?)\s*(?:\(\s*([^()]*?)\s*\))?\s*$")
 
 
 def activation_names() -> tuple[str, ...]:
@@ -113,29 +96,5 @@ def activation_module(name: str) -> nn.Module:
         >>> activation_module("Leaky-ReLU"), activation_module("leaky_relu(0.2)")
         (LeakyReLU(negative_slope=0.01), LeakyReLU(negative_slope=0.2))
     """
-    match = _CALL.match(name)
-    key = _KEYS.get(_key(match.group(1))) if match else None
-    if match is None or key is None:
-        error = unknown_name("activation", name.lower(), [*_FACTORIES, *_ALIASES])  # near matches have small letters
-        raise error
-    parameters = match.group(2)
-    try:
-        values = [float(part.split("=")[-1]) for part in parameters.split(",")] if parameters else []
-    except ValueError:
-        raise ValueError(f"activation {name!r}: its parameters must be numbers, as in 'leaky_relu(0.2)'.") from None
-    try:
-        inspect.signature(_FACTORIES[key]).bind(*values)
-    except TypeError:
-        wanted = ", ".join(inspect.signature(_FACTORIES[key]).parameters)
-        raise ValueError(
-            f"activation {key!r} takes the parameters ({wanted}), got {len(values)} of them; write "
-            + (f"'{key}({wanted})' with numbers." if wanted else f"'{key}' alone.")
-        ) from None
-    return _FACTORIES[key](*values)
-
-
-def _key(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).lower()
-
-
-_KEYS = {_key(n): n for n in _FACTORIES} | {_key(a): n for a, n in _ALIASES.items()}
+    known, values = read_activation(name, _FACTORIES)
+    return _FACTORIES[known](*values)

@@ -15,7 +15,7 @@ from isometry.theory._activation import Activation, describe
 from isometry.theory._closed_forms import clip_forms, erf_forms, homogeneous_forms, sine_forms
 from isometry.theory._quadrature import Array, density, erf, erfc
 
-__all__ = ["ALIASES", "FAMILIES"]
+__all__ = ["FAMILIES"]
 
 _SELU_ALPHA = 1.6732632423543772
 _SELU_SCALE = 1.0507009873554805
@@ -306,19 +306,4 @@ FAMILIES: dict[str, Callable[..., Activation]] = {
     "gelu": _gelu,
     "gelu_tanh": _gelu_tanh,
     "hardswish": _hardswish,
-}
-
-ALIASES: dict[str, str] = {
-    "identity": "linear",
-    "none": "linear",
-    "lrelu": "leaky_relu",
-    "swish": "silu",
-    "sine": "sin",
-    "logistic": "sigmoid",
-    "clip": "hardtanh",
-    "hardclip": "hardtanh",
-    "hardsilu": "hardswish",
-    "gelu_new": "gelu_tanh",
-    "gelu_approximate": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, TypeAlias
@@ -10,16 +9,14 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
-from isometry._base import unknown_name
 from isometry.theory._activation import Activation
 from isometry.theory._callables import from_callable
-from isometry.theory._catalogue import ALIASES, FAMILIES
+from isometry.theory._catalogue import FAMILIES
+from isometry.theory._spelling import read_activation
 
 __all__ = ["ActivationLike", "activation_names", "activation_of", "resolve_activation"]
 
 ActivationLike: TypeAlias = "str | nn.Module | Activation | Callable[[Any], Any]"
-
-_CALL = re.compile(r"^\s*([\w\- .]+?)\s*(?:\(\s*([^()]*?)\s*\))?\s*$")
 
 # Module class -> (family, names of its attributes in the order of the family's parameters).
 _MODULES: dict[type[nn.Module], tuple[str, tuple[str, ...]]] = {
@@ -155,34 +152,10 @@ def _of_module(module: nn.Module) -> Activation | None:
     return _make(family, tuple(float(getattr(module, a)) for a in attributes))
 
 
-def _key(name: str) -> str:
-    return re.sub(r"[\W_]", "", name).lower()
-
-
-_KEYS = {_key(n): n for n in FAMILIES} | {_key(a): n for a, n in ALIASES.items()}
-
-
 def _by_name(text: str) -> Activation:
-    match = _CALL.match(text)
-    name = _KEYS.get(_key(match.group(1))) if match else None
-    if match is None or name is None:
-        raise unknown_name("activation", text.lower(), [*FAMILIES, *ALIASES])  # near matches have small letters
-    parameters = match.group(2)
-    try:
-        values = tuple(float(part.split("=")[-1]) for part in parameters.split(",")) if parameters else ()
-    except ValueError:
-        raise ValueError(f"activation {text!r}: its parameters must be numbers, as in 'leaky_relu(0.2)'.") from None
-    return _make(name, values)
+    return _make(*read_activation(text, FAMILIES))
 
 
 @lru_cache(maxsize=256)
 def _make(name: str, parameters: tuple[float, ...]) -> Activation:
-    try:
-        return FAMILIES[name](*parameters)
-    except TypeError:
-        maker = FAMILIES[name].__code__
-        wanted = ", ".join(maker.co_varnames[: maker.co_argcount])
-        raise ValueError(
-            f"activation {name!r} takes the parameters ({wanted}), got {len(parameters)} of them; write "
-            + (f"it as '{name}({wanted})' with numbers." if wanted else f"'{name}' alone.")
-        ) from None
+    return FAMILIES[name](*parameters)
