@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from isometry import Inputs
 from isometry.diagnosis import diagnose
 
 from .nets import mlp
@@ -61,10 +60,3 @@ def test_coupled_samples():
     assert codes["coupled_samples"].severity == "warning"
     assert "depends on the others in the batch" in codes["coupled_samples"].message
     assert "coupled_samples" in found(Odd(lambda x: torch.eye(32) @ x), REAL)  # it cannot even take fewer
-
-
-def test_one_graph_is_refused_with_what_to_do():
-    with pytest.raises(ValueError, match=r"one whole graph .*measure.signal, fisher and ntk take"):
-        diagnose(Odd(lambda x: x), Inputs((REAL,), whole=True))
-    with pytest.raises(ValueError, match=r"one whole graph .*needs several samples"):
-        diagnose(Odd(lambda x: x), (Inputs((REAL,), whole=True), Y))

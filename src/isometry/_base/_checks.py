@@ -72,6 +72,13 @@ def check_tensor(argument: str, value: object, *, ndim: int | None = None, min_n
     return value
 
 
+def _stored(value: Tensor) -> Tensor:
+    # Of a sparse tensor (a graph's adjacency, say) only the entries that it stores can be anything but zero.
+    if value.layout == torch.strided:
+        return value
+    return value.coalesce().values() if value.layout == torch.sparse_coo else value.values()
+
+
 def check_finite(argument: str, value: Tensor) -> Tensor:
     """Insist on a tensor without NaN or infinity.
 
@@ -82,7 +89,7 @@ def check_finite(argument: str, value: Tensor) -> Tensor:
         ValueError: If it holds a non-finite value; the message counts them.
     """
     if value.is_floating_point() or value.is_complex():
-        bad = int((~torch.isfinite(value)).sum())
+        bad = int((~torch.isfinite(_stored(value))).sum())
         if bad:
             raise ValueError(
                 f"{argument} holds {bad} non-finite value{'s' if bad > 1 else ''} (NaN or infinity) of "

@@ -3,6 +3,7 @@
 from isometry.data._batch import batch
 from isometry.data._convert import as_dataset
 from isometry.data._dataset import Dataset
+from isometry.data._decision_tasks import DECISION_TASKS, decision_trials
 from isometry.data._gather import MAX_SAMPLES
 from isometry.data._load import NAMES, is_text, load
 from isometry.data._text import from_text
@@ -18,6 +19,9 @@ __all__ = [
     "as_dataset",
     "from_text",
     "MAX_SAMPLES",
+    # drawn trials of decision tasks over time
+    "decision_trials",
+    "DECISION_TASKS",
     # what a measurement looks at
     "batch",
 ]

@@ -27,7 +27,7 @@ def batch(
         The inputs (n, \*shape), a tensor or ``Inputs`` as in the data set, and their targets.
 
     Raises:
-        ValueError: If ``n`` is not a positive integer.
+        ValueError: If ``n`` is not a positive integer, or the data set is one whole graph.
 
     Example:
         >>> import torch
@@ -38,6 +38,11 @@ def batch(
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a positive integer, got {n!r}.")
+    if dataset.graph:
+        raise ValueError(
+            "dataset is one whole graph, whose nodes cannot be drawn apart from each other; use its inputs and targets "
+            "as they are."
+        )
     order = torch.randperm(len(dataset), generator=generator)
     if balanced and dataset.classes is not None and dataset.targets.ndim == 1:
         order = order[_occurrence(dataset.targets[order.to(dataset.targets.device)].cpu()).argsort(stable=True)]

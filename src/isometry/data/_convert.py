@@ -13,6 +13,7 @@ from torch import Tensor
 from isometry._base import IGNORED
 from isometry.data._dataset import Dataset
 from isometry.data._gather import MAX_SAMPLES, gather, gather_loader, split_labels, to_tensor
+from isometry.data._graph import whole_graph
 from isometry.tape import Inputs, as_inputs
 
 __all__ = ["as_dataset", "from_arrays", "from_mapping"]
@@ -138,9 +139,10 @@ def from_arrays(
     r"""Build a data set from tensors or arrays, converting dtypes but no values.
 
     Args:
-        inputs: (N, \*shape), tensor or array; a tuple or mapping of such, or ``Inputs``, for models that take several.
+        inputs: (N, \*shape), tensor or array; a tuple or mapping of such, or ``Inputs``, for models that take several;
+            ``Inputs`` with ``whole=True`` are one graph, whose targets are those of its nodes.
         targets: (N,) labels or (N,), (N, K) real targets.
-        test_inputs: As ``inputs``, or None.
+        test_inputs: As ``inputs``, or None; of one graph the same one with another mask.
         test_targets: As ``targets``, or None.
         name: Name of the data set.
         classes: Number of classes; by default one more than the largest label.
@@ -151,16 +153,11 @@ def from_arrays(
     Returns:
         The data set.
 
-    Raises:
-        ValueError: If the inputs are one whole graph.
     """
     said = list(notes)
     x = _inputs("inputs", inputs, said)
     if isinstance(x, Inputs) and x.whole:
-        raise ValueError(
-            "inputs are one whole graph (whole=True), and a data set needs several samples; measure.signal, fisher and "
-            "ntk take a graph as it is."
-        )
+        return whole_graph(x, targets, test_inputs, test_targets, name=name, classes=classes, notes=said, source=source)
     first = x if isinstance(x, Tensor) else x.first
     # What may have labels of its own: tokens, rows of features, or pixels behind their channels.
     positions = [tuple(first.shape[:-1] if first.is_floating_point() else first.shape)]

@@ -22,7 +22,8 @@ class Dataset:
 
     Attributes:
         name: A short name, for reports.
-        inputs: (N, \*shape); floating point, or int64 for token ids. ``Inputs`` for models that take several tensors.
+        inputs: (N, \*shape); floating point, or int64 for token ids. ``Inputs`` for models that take several tensors;
+            with ``whole=True`` they are one graph, and its N nodes have the targets (-100: none).
         targets: int64 (N,) for classes, or (N, T) for a class per position, -100 where there is none; floating point
             (N, K) for regression.
         classes: Number of classes; None for regression.
@@ -51,7 +52,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         check_inputs("inputs", self.inputs)
-        check_targets("targets", self.targets, len(self.inputs), self.classes, self.shape)
+        count = self._count(self.inputs, self.targets)
+        check_targets("targets", self.targets, count, self.classes, self.shape, self.graph)
         if self.classes is not None:
             known = self.targets[self.targets != IGNORED]
             if int(known.min()) == int(known.max()):
@@ -69,7 +71,8 @@ class Dataset:
                     f"test_inputs have samples of shape {_sample_shape(self.test_inputs)}, inputs of shape "
                     f"{self.shape}; make them equal."
                 )
-            check_targets("test_targets", self.test_targets, len(self.test_inputs), self.classes, self.shape)
+            tested = self._count(self.test_inputs, self.test_targets)
+            check_targets("test_targets", self.test_targets, tested, self.classes, self.shape, self.graph)
             if self.test_targets.shape[1:] != self.targets.shape[1:]:
                 raise ValueError(
                     f"test_targets have shape {tuple(self.test_targets.shape)} but targets "
@@ -94,13 +97,22 @@ class Dataset:
         """
         return dataclasses.replace(self, notes=(*self.notes, *notes))
 
+    @property
+    def graph(self) -> bool:
+        """Whether it is one whole graph, whose nodes have the targets."""
+        return isinstance(self.inputs, Inputs) and self.inputs.whole
+
+    def _count(self, inputs: Tensor | Inputs, targets: Tensor) -> int:
+        return len(targets) if self.graph else len(inputs)  # what nodes a graph has, only a model's outputs tell
+
     def __len__(self) -> int:
-        return len(self.inputs)
+        return self._count(self.inputs, self.targets)
 
     def __str__(self) -> str:
         kind = f"{self.classes} classes" if self.classes is not None else f"{self.outputs} real targets"
         test = "" if self.test_inputs is None else f" (+ {len(self.test_inputs)} for test)"
-        head = f"{self.name}: {len(self)} samples{test} of shape {self.shape}, {kind}"
+        of = "nodes" if self.graph else "samples"
+        head = f"{self.name}: {len(self)} {of}{test} of shape {self.shape}, {kind}"
         return "\n  ".join([head, *self.notes])
 
     __repr__ = __str__
@@ -129,7 +141,9 @@ def check_inputs(argument: str, value: Tensor | Inputs) -> None:
     check_finite(argument, value)
 
 
-def check_targets(argument: str, value: Tensor, count: int, classes: int | None, shape: tuple[int, ...]) -> None:
+def check_targets(
+    argument: str, value: Tensor, count: int, classes: int | None, shape: tuple[int, ...], ignored: bool = False
+) -> None:
     """Insist on one finite target a sample (or one label a position of a sample), and on labels in range.
 
     Raises:
@@ -158,7 +172,7 @@ def check_targets(argument: str, value: Tensor, count: int, classes: int | None,
             f"{argument} must be (N,) class labels, got shape {tuple(value.shape)}; one label a sample, or one "
             f"for each position of samples of shape {shape}."
         )
-    known = value[value != IGNORED] if value.ndim > 1 else value
+    known = value[value != IGNORED] if value.ndim > 1 or ignored else value
     if not known.numel():
         raise ValueError(f"{argument} are all {IGNORED}, the label that is left out; pass some that are known.")
     low, high = int(known.min()), int(known.max())

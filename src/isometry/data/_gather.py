@@ -122,6 +122,12 @@ def gather_loader(loader: torch.utils.data.DataLoader[Any], max_samples: int) ->
             x, y = _pair(item, "a batch of the DataLoader")
             xs.append(as_inputs(x) if isinstance(x, Inputs | Mapping | tuple | list) else to_tensor("inputs", x))
             ys.append(to_tensor("targets", y))
+            if len(xs) > 1 and any(isinstance(given, Inputs) and given.whole for given in xs):
+                raise ValueError(
+                    "the DataLoader yields several whole graphs (whole=True), and the nodes of one alone can be the "
+                    "samples; pass one of them as (inputs, targets), join them into one graph without edges in "
+                    "between, or stack graphs of one size as samples."
+                )
             if (isinstance(xs[-1], Tensor) and xs[-1].ndim == 0) or ys[-1].ndim == 0:
                 raise ValueError("a batch of the DataLoader has no batch axis; pass batch_size= to the loader.")
             count += len(xs[-1])
@@ -132,6 +138,8 @@ def gather_loader(loader: torch.utils.data.DataLoader[Any], max_samples: int) ->
             "the DataLoader is empty, or an iterator that is already exhausted; pass one that yields at least one "
             "batch."
         )
+    if len(xs) == 1 and isinstance(xs[0], Inputs) and xs[0].whole:
+        return xs[0], ys[0], "one whole graph from a DataLoader"
     x = _joined(xs)[:max_samples]
     y = _cat("targets", ys)[:max_samples]
     note = f"gathered {len(x)} samples from {len(xs)} batches of a DataLoader (at most {max_samples})"
@@ -197,6 +205,11 @@ def gather(dataset: torch.utils.data.Dataset[Any], max_samples: int) -> tuple[An
 
 
 def _alone(sample: Any) -> Any:
+    if isinstance(sample, Inputs):
+        raise TypeError(
+            "an item of the torch Dataset holds Inputs, which are a batch or a whole graph already; pass one as "
+            "(inputs, targets), or a DataLoader of such batches."
+        )
     if isinstance(sample, Mapping):  # one sample's arguments: as a batch of one
         return as_inputs({k: to_tensor(k, v)[None] for k, v in sample.items()})
     return to_tensor("inputs", sample)[None]

@@ -26,6 +26,7 @@ from isometry.measure._confusion_batches import PAIR_BYTES, Draw, draw_batches
 from isometry.measure._confusion_gram import compute_gram
 from isometry.measure._confusion_guards import batch_statistics, check_single, check_still
 from isometry.measure._confusion_loss import Loss, SampleLoss, masked_targets, resolve_loss
+from isometry.measure._confusion_nodes import resolve_nodes
 from isometry.measure._confusion_passes import compare_by_passes
 from isometry.measure._confusion_result import (
     Comparison,
@@ -72,10 +73,13 @@ def gradient_confusion(
     mini-batches' gradients by ordinary backward passes: batch normalization may then use the batch's statistics, as in
     training. "auto" takes the first where it can. The model is measured in the modes that it is in.
 
+    The samples of one whole graph (``Inputs(..., whole=True)``) are its nodes that count, those of its mask with a
+    label: the gradient of each is that of its own loss, through the one forward pass that all share ("passes").
+
     Args:
         model: Maps x to outputs, samples first.
         x: The batch, samples first: a tensor, a tuple of positional or a dict of keyword arguments, or ``Inputs``.
-        y: Targets, samples first.
+        y: Targets, samples first; of one whole graph (nodes,) or (nodes, K).
         loss: "cross-entropy" of class indices; "mse", the mean over a sample's outputs; a callable that gets the
             outputs and targets of one sample (as a batch of one) and returns one number; None takes the cross-entropy
             for integer targets and the mean squared error for real ones.
@@ -89,7 +93,7 @@ def gradient_confusion(
         generator: For the split into mini-batches and the drawn pairs; default: torch's global one, left as it was.
 
     Returns:
-        The measurement, frozen.
+        The measurement, frozen. Of one whole graph ``worst`` and ``batches`` hold the numbers of nodes.
 
     Raises:
         TypeError: If an argument has a wrong type, or the model returns something else than one tensor.
@@ -110,26 +114,32 @@ def gradient_confusion(
     module = check_model(model)
     batch = open_inputs(module, x)
     check_choice("route", route, Route)
-    chosen, targets = resolve_loss(loss, y, len(batch))
-    targets = masked_targets(batch, targets, chosen)
     patterns = params if isinstance(params, str) else tuple(params)
     parameters = choose_parameters(module, patterns)
     mixing = batch_statistics(module)
-    if mixing and (batch_size == 1 or route == "gram"):
-        check_single(module)
+    if batch.whole:
+        _insist_on_passes(route)
+        chosen, targets, numbers = resolve_nodes(module, batch, loss, y)
+    else:
+        chosen, targets = resolve_loss(loss, y, len(batch))
+        targets, numbers = masked_targets(batch, targets, chosen), torch.arange(len(batch))
+        if mixing and (batch_size == 1 or route == "gram"):
+            check_single(module)
     check_still(module, batch)
     with stopwatch() as watch, together(f"measure.gradient_confusion of {chosen.name}, {patterns}") as team:
         insist_on_same(module, batch, targets)
-        draw = draw_batches(len(batch), batch_size, pairs, budget=budget, generator=generator)
+        draw = draw_batches(len(numbers), batch_size, pairs, budget=budget, generator=generator)
         draw = replace(
             draw,
-            batches=team.first(draw.batches, "the drawn mini-batches"),
+            batches=team.first(numbers[draw.batches], "the drawn mini-batches"),
             pairs=team.first(draw.pairs, "the drawn pairs"),
         )
         found = None
         taken: Taken = "passes"
         reason = "asked for"
-        if mixing:
+        if batch.whole:
+            reason = "the nodes of one graph share a forward pass"
+        elif mixing:
             reason = f"{mixing[0].name!r} ({mixing[0].kind}) {mixing[0].why}"
         elif route != "passes":
             found, reason = _by_gram(module, batch, targets, chosen, patterns, draw, route, per_layer, budget)
@@ -139,7 +149,14 @@ def gradient_confusion(
             )
         else:
             taken = "gram"
-    return _result(found, draw, taken, reason, chosen, patterns, module, len(batch), watch.seconds)
+    return _result(found, draw, taken, reason, chosen, patterns, module, len(numbers), watch.seconds)
+
+
+def _insist_on_passes(route: Route) -> None:
+    if route == "gram":
+        raise ValueError(
+            'route="gram" needs samples that do not mix, and the nodes of one whole graph do; leave it at "auto".'
+        )
 
 
 def _by_gram(

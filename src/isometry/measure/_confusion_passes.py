@@ -6,6 +6,7 @@ all of them for all pairs, two at a time for drawn pairs.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -16,6 +17,7 @@ from isometry._base import Cost, check_budget, progress
 from isometry.measure._confusion_batches import PAIR_BYTES, Draw
 from isometry.measure._confusion_guards import only_require
 from isometry.measure._confusion_loss import SampleLoss, loss_and_cotangents, nonfinite_samples
+from isometry.measure._confusion_nodes import node_gradients
 from isometry.measure._confusion_result import Comparison, Products
 from isometry.measure._guards import differentiable, run_model
 from isometry.tape import Inputs, untouched
@@ -41,7 +43,7 @@ def compare_by_passes(
 
     Args:
         model: The model, in the modes that are measured.
-        x: The batch.
+        x: The batch, or one whole graph, whose nodes are then the samples.
         y: Targets.
         loss: Losses of samples.
         parameters: The chosen parameters by name.
@@ -69,13 +71,18 @@ def compare_by_passes(
 
     def gradient(k: int) -> Gradient:
         progress("Gradients of mini-batches", k, count)
-        value, dtype, found = _gradient(model, x, y, loss, parameters, draw.batches[k])
+        value, dtype, found = of_batch(draw.batches[k])
         losses.append(value)
         dtypes.append(dtype)
         return found
 
     with untouched(model), differentiable(model):
         only_require(model, parameters.values())
+        of_batch = (
+            node_gradients(model, x, y, loss, parameters, torch.unique(draw.batches))
+            if x.whole
+            else functools.partial(_gradient, model, x, y, loss, parameters)
+        )
         products = (_all if draw.complete else _drawn)(gradient, draw, parameters, group)
     progress("Gradients of mini-batches", count, count)
     total = Products(sum(p.squares for p in products.values()), sum(p.inner for p in products.values()))  # type: ignore[arg-type]
@@ -88,12 +95,15 @@ def compare_by_passes(
         residual=math.nan,
         size=size,
         dtype=dtypes[0],
-        cost=Cost(forward_passes=_passes(draw, x), backward_passes=_passes(draw, x), bytes=needed),
+        cost=_passes(draw, x, needed),
     )
 
 
-def _passes(draw: Draw, x: Inputs) -> int:
-    return math.ceil(draw.batches.numel() / len(x))  # in units of the whole batch
+def _passes(draw: Draw, x: Inputs, needed: int) -> Cost:
+    if x.whole:  # one forward pass for its size, one for all gradients, and a backward pass for each
+        return Cost(forward_passes=2, backward_passes=len(draw.batches), bytes=needed)
+    passes = math.ceil(draw.batches.numel() / len(x))  # in units of the whole batch
+    return Cost(forward_passes=passes, backward_passes=passes, bytes=needed)
 
 
 def _gradient(

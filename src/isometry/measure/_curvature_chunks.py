@@ -122,6 +122,10 @@ def _graph_bytes(run: Run, parameters: Sequence[Tensor], count: int) -> int:
     held: list[Tensor] = []  # no storage may be freed and its address used again while we count
 
     def pack(tensor: Tensor) -> Tensor:
+        if tensor.layout != torch.strided:  # a sparse adjacency, say, which has no storage of its own
+            kept[id(tensor)] = tensor._nnz() * tensor.element_size()
+            held.append(tensor)
+            return tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             kept[storage.data_ptr()] = storage.nbytes()

@@ -108,7 +108,8 @@ def check_loss_targets(criterion: Criterion, y: object, out: Tensor, x: Inputs) 
         ValueError: If they are not finite, out of range, on another device or of a wrong shape, or the loss does not
             see the inputs' mask.
     """
-    if x.mask is not None and criterion != make_criterion("cross-entropy"):
+    of_nodes = x.whole and criterion == make_criterion("mse")
+    if x.mask is not None and not of_nodes and criterion != make_criterion("cross-entropy"):
         raise ValueError(
             f"x has a mask, which loss {criterion.name} does not see; leave positions out in a function as loss=, or "
             'use "cross-entropy".'
@@ -124,13 +125,41 @@ def check_loss_targets(criterion: Criterion, y: object, out: Tensor, x: Inputs) 
         return y.detach().clone()
     if criterion.name == "cross-entropy":
         return _labels(y, out, x)
+    if y.is_complex():
+        raise TypeError(f"y must be real for loss 'mse', got {y.dtype}.")
+    if of_nodes:
+        return _node_values(y, out, x)
     if y.shape != out.shape:
         raise ValueError(
             f"y must have the output's shape {tuple(out.shape)} for loss 'mse', got {tuple(y.shape)}; reshape it."
         )
-    if y.is_complex():
-        raise TypeError(f"y must be real for loss 'mse', got {y.dtype}.")
     return y.detach().clone()
+
+
+def _node_values(y: Tensor, out: Tensor, x: Inputs) -> Tensor:
+    """Lay the values of a whole graph's nodes out like its outputs.
+
+    Returns:
+        A copy of the targets in the outputs' shape and at least float32, NaN at the nodes that do not count.
+
+    Raises:
+        ValueError: If they do not fit, or no node counts.
+    """
+    shape = tuple(out.shape)
+    fitting = [shape, shape[1:], *([shape[1:-1]] if shape[-1] == 1 else [])]
+    if tuple(y.shape) not in fitting:
+        raise ValueError(
+            f"y must have shape {shape[1:]} for loss 'mse' on a whole graph whose outputs have it, got "
+            f"{tuple(y.shape)}; pass one row of values per node."
+        )
+    values = y.detach().reshape(shape).to(torch.promote_types(y.dtype, torch.float32), copy=True)
+    counted = x.counted(shape[:-1])
+    if counted is None:
+        return values
+    if not bool(counted.any()):
+        raise ValueError("mask leaves no node that counts; mark at least one.")
+    values[~counted.to(values.device)] = torch.nan
+    return values
 
 
 def _labels(y: Tensor, out: Tensor, x: Inputs) -> Tensor:
@@ -145,6 +174,11 @@ def _labels(y: Tensor, out: Tensor, x: Inputs) -> Tensor:
         )
     wanted = tuple(out.shape[:-1])
     if tuple(y.shape) not in (wanted, wanted[1:] if x.whole else wanted):  # of a whole graph, also without the 1
+        if x.whole:
+            raise ValueError(
+                f"y must have shape {wanted[1:]} for the outputs {tuple(out.shape[1:])} of a whole graph, got "
+                f"{tuple(y.shape)}; pass one label per node ({IGNORED} where there is none)."
+            )
         raise ValueError(
             f"y must have shape {wanted} for outputs of shape {tuple(out.shape)}, classes last, got {tuple(y.shape)}; "
             "isometry.Inputs(..., class_dim=1) moves the classes of (N, classes, ...)."
@@ -169,7 +203,8 @@ def _cross_entropy(out: Tensor, y: Tensor) -> Tensor:
 
 def _squares(out: Tensor, y: Tensor) -> Tensor:
     wide = _wide(out)
-    return (wide - y.to(wide)).square().sum()
+    missed = wide - y.to(wide)
+    return missed.where(~torch.isnan(y), 0.0).square().sum()  # NaN stands for a node that does not count
 
 
 def _wide(out: Tensor) -> Tensor:
@@ -179,5 +214,5 @@ def _wide(out: Tensor) -> Tensor:
 
 _NAMED = {
     "cross-entropy": _Mean(_cross_entropy, lambda y: int((y != IGNORED).sum())),
-    "mse": _Mean(_squares, lambda y: y.numel()),
+    "mse": _Mean(_squares, lambda y: int((~torch.isnan(y)).sum())),
 }

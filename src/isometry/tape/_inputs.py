@@ -34,8 +34,8 @@ class Inputs:
             of a dictionary ``logits``, ``last_hidden_state`` or the only real-valued tensor; of a tuple the first.
         shared: Names of keyword arguments, and numbers of positional ones, that are the same for all samples although
             their first dimension might look like a batch.
-        mask: Which positions of the outputs count, shape ``(samples, *positions)``, True or 1 where they do. None takes
-            a two-dimensional ``attention_mask`` from the keyword arguments.
+        mask: Which positions of the outputs count, shape ``(samples, *positions)`` (of one whole graph ``(nodes,)``),
+            True or 1 where they do. None takes a two-dimensional ``attention_mask`` from the keyword arguments.
         class_dim: The dimension of the output along which the classes (or features) lie; it is moved to the end. None
             leaves the output as it is, with the classes last.
         whole: The whole call is one sample, and what looks like its batch are positions that influence each other: the
@@ -131,11 +131,14 @@ class Inputs:
         """
         wanted = tuple(shape)
         if self.mask is not None:
-            if tuple(self.mask.shape) != wanted:
+            mask = self.mask.unsqueeze(0) if self.whole and tuple(self.mask.shape) == wanted[1:] else self.mask
+            if tuple(mask.shape) != wanted:
+                shown = wanted[1:] if self.whole else wanted
                 raise ValueError(
-                    f"mask must have the shape of the outputs' positions, {wanted}, got {tuple(self.mask.shape)}."
+                    f"mask must have the shape of the outputs' positions, {shown}, got {tuple(self.mask.shape)}; pass "
+                    "one True or False for each."
                 )
-            return self.mask.bool()
+            return mask.bool()
         found = self.kwargs.get("attention_mask")
         if isinstance(found, Tensor) and found.ndim == 2 and tuple(found.shape) == wanted and len(wanted) > 1:
             return found.bool()
@@ -195,12 +198,14 @@ class Inputs:
         """
         return self.mapped(lambda t: t.detach().clone(), shared=True)
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Inputs:
-        """Move every tensor; convert the real-valued ones if a dtype is given.
+    def to(self, device: torch.device | str | torch.dtype, dtype: torch.dtype | None = None) -> Inputs:
+        """Move every tensor; convert the real-valued ones if a dtype is given, alone or after the device.
 
         Returns:
             New inputs.
         """
+        if isinstance(device, torch.dtype):
+            return self.to(self.device, device)
         return self.mapped(
             lambda t: t.to(device, dtype) if dtype is not None and t.is_floating_point() else t.to(device), shared=True
         )

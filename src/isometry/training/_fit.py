@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -19,11 +19,11 @@ from isometry._base import (
     preserved_rng,
     progress,
     stopwatch,
-    stream,
     unknown_name,
 )
 from isometry.tape import Inputs, as_inputs
 from isometry.training._objective import Likelihood, chance_loss, infer_likelihood, objective
+from isometry.training._task import Task
 from isometry.training._threads import suitable_threads
 
 __all__ = ["Curve", "fit"]
@@ -111,15 +111,16 @@ def fit(
 
     Minibatches are drawn without replacement, epoch after epoch. Dropout draws from the generator, too: the global
     random state stays as it was. The model's modes are put back at the end; a loss that is not finite ends the run.
+    Of one whole graph every step takes all nodes that count; accuracy and final loss are those of the same nodes.
 
     Args:
         model: Trained in place; its parameters that require a gradient move.
-        dataset: Anything with ``inputs`` (a tensor (N, ...), or ``Inputs``), ``targets`` and perhaps ``classes``,
-            ``test_inputs``, ``test_targets``; or a pair (inputs, targets).
+        dataset: Anything with ``inputs`` (a tensor (N, ...), or ``Inputs``, which may be one whole graph), ``targets``
+            and perhaps ``classes``, ``test_inputs``, ``test_targets``; or a pair (inputs, targets).
         steps: How many optimizer steps.
         optimizer: ``"sgd"`` with momentum 0.9, or ``"adam"`` with PyTorch's defaults.
         lr: Step size.
-        batch_size: Samples per step; at most N are used.
+        batch_size: Samples per step; at most N are used, and of a whole graph always all nodes that count.
         stop_when: Called with the losses so far after every step; True ends the run.
         likelihood: ``"categorical"`` or ``"gaussian"``; default: from the targets' dtype.
         generator: Draws the minibatches and the dropout masks; default: torch's global one.
@@ -136,6 +137,7 @@ def fit(
         True
     """
     inputs, targets, classes, test = _tensors(dataset)
+    task = Task(inputs, targets)
     trained = _checked(model, optimizer, lr, steps, batch_size)
     kind = likelihood if likelihood is not None else infer_likelihood(targets)
     seed = base_seed(generator)
@@ -147,8 +149,11 @@ def fit(
             torch.manual_seed(seed)  # dropout has no generator of its own
             model.train()
             stepper = _stepper(trained, optimizer, lr)
-            for index in _batches(len(inputs), batch_size, steps, seed):
-                value = _step(model, stepper, inputs[index], targets[index], kind)
+            for index in task.batches(batch_size, steps, seed):
+                outputs, wanted = task.run(model, index)
+                if not losses:
+                    _check_classes(outputs, task.known, kind)
+                value = _step(stepper, outputs, wanted, kind)
                 losses.append(value)
                 progress("Training", len(losses), steps)
                 if not math.isfinite(value):
@@ -157,8 +162,8 @@ def fit(
                     stopped = len(losses) < steps
                     break
             model.eval()
-            final, accuracy = _evaluate(model, inputs[:EVALUATED], targets[:EVALUATED], kind)
-            tested = math.nan if test is None else _evaluate(model, *test, kind)[1]
+            final, accuracy = _evaluate(model, task.first(EVALUATED), kind)
+            tested = math.nan if test is None else _evaluate(model, Task(*test), kind)[1]
     finally:
         for module, mode in modes:
             module.training = mode
@@ -169,12 +174,12 @@ def fit(
         final_loss=final,
         accuracy=accuracy,
         test_accuracy=tested,
-        chance=chance_loss(targets, kind, classes),
+        chance=chance_loss(task.known, kind, classes),
         diverged=not (math.isfinite(losses[-1]) and math.isfinite(final)),
         stopped=stopped,
         optimizer=optimizer,
         lr=float(lr),
-        batch_size=min(batch_size, len(inputs)),
+        batch_size=task.size(batch_size),
         steps=steps,
         cost=Cost(forward_passes=len(losses) + 1, backward_passes=len(losses), seconds=watch.seconds),
     )
@@ -206,8 +211,25 @@ def _stepper(trained: list[nn.Parameter], optimizer: str, lr: float) -> torch.op
     return torch.optim.Adam(trained, lr=lr, foreach=True)
 
 
-def _step(model: nn.Module, stepper: torch.optim.Optimizer, x: Inputs, y: Tensor, kind: Likelihood) -> float:
-    loss = objective(x.run(model), y, kind)
+def _check_classes(outputs: Tensor, targets: Tensor, kind: Likelihood) -> None:
+    """Insist on labels that the model has outputs for.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    known = targets[targets != IGNORED]
+    if kind != "categorical" or not known.numel():
+        return
+    low, high, outputs_of_one = int(known.min()), int(known.max()), outputs.shape[-1]
+    if low < 0 or high >= outputs_of_one:
+        raise ValueError(
+            f"targets are labels from {low} to {high}, but the model has {outputs_of_one} outputs; labels must be "
+            f"0..{outputs_of_one - 1} (or {IGNORED}, which is left out)."
+        )
+
+
+def _step(stepper: torch.optim.Optimizer, outputs: Tensor, y: Tensor, kind: Likelihood) -> float:
+    loss = objective(outputs, y, kind)
     value = float(loss.detach())
     if math.isfinite(value) and loss.requires_grad:
         stepper.zero_grad(set_to_none=True)
@@ -216,37 +238,18 @@ def _step(model: nn.Module, stepper: torch.optim.Optimizer, x: Inputs, y: Tensor
     return value
 
 
-def _batches(count: int, batch_size: int, steps: int, seed: int) -> Iterator[Tensor]:
-    """Draw minibatches without replacement, epoch after epoch; a last incomplete one is left out.
-
-    Yields:
-        Indices of one minibatch.
-    """
-    draw = stream(seed, "minibatches")
-    size = min(batch_size, count)
-    done = 0
-    while done < steps:
-        order = torch.randperm(count, generator=draw)
-        for start in range(0, count - size + 1, size):
-            if done == steps:
-                return
-            done += 1
-            yield order[start : start + size]
-
-
 @torch.no_grad()
-def _evaluate(model: nn.Module, x: Inputs, y: Tensor, kind: Likelihood) -> tuple[float, float]:
-    known = y != IGNORED
+def _evaluate(model: nn.Module, task: Task, kind: Likelihood) -> tuple[float, float]:
     total, right, counted = 0.0, 0, 0
-    for start in range(0, len(x), AT_ONCE):
-        part = slice(start, start + AT_ONCE)
-        outputs = x[part].run(model)
-        weight = int(known[part].sum()) if kind == "categorical" else len(outputs)
+    for start in range(0, len(task) if task.nodes is None else 1, AT_ONCE):
+        outputs, y = task.run(model, slice(start, start + AT_ONCE))
+        known = y != IGNORED
+        weight = int(known.sum()) if kind == "categorical" else len(outputs)
         if weight:
-            total += float(objective(outputs, y[part], kind)) * weight
+            total += float(objective(outputs, y, kind)) * weight
         counted += weight
         if kind == "categorical":
-            right += int(((outputs.argmax(-1) == y[part]) & known[part]).sum())
+            right += int(((outputs.argmax(-1) == y) & known).sum())
     loss = total / counted
     accuracy = right / counted if kind == "categorical" else math.nan
     return (loss if math.isfinite(loss) else math.nan), accuracy
@@ -277,7 +280,7 @@ def _tensors(dataset: Any) -> tuple[Inputs, Tensor, int | None, tuple[Inputs, Te
             f"dataset must hold tensors of inputs and targets, got {type(dataset).__name__}; pass a pair "
             "(inputs, targets) or isometry.data.as_dataset(...)."
         )
-    if len(inputs) == 0 or len(inputs) != targets.shape[0]:
+    if len(inputs) == 0 or (len(inputs) != targets.shape[0] and not as_inputs(inputs).whole):
         raise ValueError(
             f"dataset has {len(inputs)} inputs and {targets.shape[0]} targets; give one target for each input."
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
+from isometry.diagnosis._nodes import NodeInputs
 from isometry.diagnosis._words import count
 from isometry.tape import untouched
 
@@ -45,6 +46,8 @@ def indistinct_inputs(evidence: Evidence) -> Iterator[Finding]:
     Yields:
         At most one finding.
     """
+    if isinstance(evidence.case.x, NodeInputs):
+        return  # nodes with equal features differ by their neighbours
     samples, distinct = len(evidence.case.x), distinct_samples(evidence)
     if distinct > max(2, FEW * samples) or samples < 3:
         return
@@ -76,7 +79,7 @@ def unsteady_outputs(evidence: Evidence) -> Iterator[Finding]:
     with untouched(model, training=False):
         whole, again = x.clone().run(model), x.clone().run(model)
         try:
-            few = x[:2].clone().run(model)
+            few = whole[:2] if isinstance(x, NodeInputs) else x[:2].clone().run(model)  # nodes are meant to be coupled
         except (RuntimeError, ValueError, IndexError):
             few = None
     size = float(whole.abs().max())
