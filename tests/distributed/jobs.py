@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from isometry import Inputs, measure
 from isometry.cli._processes import as_one_of_many
 from tests.measure.fisher_models import case
+from tests.measure.test_groups import encoder, net
 
 # Convolutions with groups, reused and tied weights, an embedding that is the head too, activations that are
 # overwritten, raw parameters, recurrence, attention, samples that share a dimension with positions.
@@ -153,6 +154,16 @@ class OverwritesInPairs(nn.Module):
         return self.out(h)
 
 
+def groups():
+    """Slices of weights whose units and numbers are divided between the processes."""
+    found = {}
+    for build in (net, encoder):
+        fim = measure.fisher(*build(), likelihood="gaussian")
+        for spectra in (fim.per_group(by="head"), fim.per_group(by="block"), fim.per_group({"b": "*bias", "all": "*"})):
+            found |= {f"{build.__name__} {spectra.by} {group.name}": group.eigenvalues for group in spectra}
+    return found
+
+
 def begun_again():
     return {"kernel": measure.ntk(OverwritesInPairs(), batch()).values}
 
@@ -224,6 +235,7 @@ JOBS = {
     "whole graph": whole_graph,
     "more processes than units": many_processes_per_unit,
     "begun again": begun_again,
+    "groups": groups,
     "confusion": confusion,
     "curvatures": curvatures,
 }

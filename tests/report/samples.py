@@ -221,6 +221,26 @@ def _sick() -> dict[str, Any]:
             "condition": 2.8e6,
             "bound_rigorous": 4.4,
             "hidden": {"lambda_max": 0.72, "bound_theorem": 0.011},
+            "coverage": {
+                "parameters": 1007410,
+                "closed_form": 0.9,
+                "sample_by_sample": 0.0999,
+                "unused": 0.0001,
+                "not_measurable": 0.0,
+                "uncovered": [
+                    *(
+                        {
+                            "name": f"layers.{2 * i}.scale",
+                            "layer": "Rescaled",
+                            "how": "sample by sample",
+                            "size": 10064,
+                            "share": 0.00999,
+                        }
+                        for i in range(10)
+                    ),
+                    {"name": "spare", "layer": "Net", "how": "unused", "size": 100, "share": 0.0001},
+                ],
+            },
         },
         "phase": phase((sigma_w, sigma_b), (1.0157, 0.0022)),
         "prescription": {

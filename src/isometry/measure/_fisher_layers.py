@@ -16,16 +16,16 @@ from isometry.measure._fisher_setup import Setup
 from isometry.measure._gram import accumulate
 from isometry.measure._gram_sums import FullGram, SampleGrams
 
-__all__ = ["LayerSpectrum", "layer_spectra", "sample_blocks"]
+__all__ = ["LayerSpectrum", "layer_spectra", "sample_blocks", "spectrum_of"]
 
 
 @dataclass(frozen=True, eq=False)
 class LayerSpectrum(Result):
-    """The spectrum of one layer's diagonal block of the Fisher matrix.
+    """The spectrum of the Fisher matrix's diagonal block of one layer, or of another group of parameters.
 
     Attributes:
-        name: The module that holds the parameters; "" for the model itself.
-        parameters: Their names.
+        name: The module that holds the parameters, "" for the model itself; or the group.
+        parameters: Their names, with the range of a dimension where a group has only a slice.
         size: How many numbers they hold.
         lambda_max: Largest eigenvalue.
         trace: Sum of the eigenvalues.
@@ -88,8 +88,24 @@ def layer_spectra(setup: Setup) -> tuple[LayerSpectrum, ...]:
 
 def _spectrum(setup: Setup, group: str, names: tuple[str, ...], values: Tensor | None) -> LayerSpectrum:
     size = sum(setup.plan.parameters[name].numel() for name in names)
-    if values is None:  # no call of the layer influences the output
-        values = torch.zeros(setup.rows * setup.plan.samples, dtype=torch.float64)
+    return spectrum_of(group, names, size, values, setup.rows * setup.plan.samples)
+
+
+def spectrum_of(group: str, names: tuple[str, ...], size: int, values: Tensor | None, rows: int) -> LayerSpectrum:
+    """Sum up the eigenvalues of one diagonal block.
+
+    Args:
+        group: Its name.
+        names: Its parameters.
+        size: How many numbers they hold.
+        values: Eigenvalues of its dual, descending; None where nothing of it influences the output.
+        rows: How many rows its dual has.
+
+    Returns:
+        The spectrum.
+    """
+    if values is None:
+        values = torch.zeros(rows, dtype=torch.float64)
     kept = values[:size].clone()
     top, trace = float(kept[0]), float(kept.sum())
     return LayerSpectrum(group, names, size, top, trace, trace / top if top > 0 else float("nan"), kept)

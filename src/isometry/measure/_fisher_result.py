@@ -5,7 +5,7 @@ Paper: P. A. Sokol, I. M. Park. "Information Geometry of Orthogonal Initializati
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -15,6 +15,9 @@ from torch import Tensor
 from isometry._base import Cost, Result, fingerprint, together
 from isometry.linalg import LanczosResult, lanczos
 from isometry.measure._bounds import Bound, Form, rigorous_bound, theorem_bound
+from isometry.measure._coverage import Coverage
+from isometry.measure._fisher_grouping import By
+from isometry.measure._fisher_groups import GroupSpectra, group_spectra
 from isometry.measure._fisher_layers import LayerSpectrum, layer_spectra, sample_blocks
 from isometry.measure._fisher_products import Products
 from isometry.measure._fisher_roots import Kind, Likelihood, check_choice
@@ -149,15 +152,9 @@ class Fisher(Result):
         return cast("FisherError", self._cache["stderr"])
 
     @property
-    def coverage(self) -> dict[str, float]:
-        """How the parameters' contributions were had, as shares of their numbers.
-
-        "closed form"; "sample by sample" (``general``), exact too but dearer; "unused", which the forward pass does not
-        read.
-        """
-        sizes = {name: p.numel() for name, p in self._setup.plan.parameters.items()}
-        formed, unused = (sum(sizes[n] for n in names) / self.size for names in (self.general, self.unused))
-        return {"closed form": 1 - formed - unused, "sample by sample": formed, "unused": unused}
+    def coverage(self) -> Coverage:
+        """How the parameters' contributions were had, as shares of their numbers, and which were not in closed form."""
+        return self._setup.coverage
 
     def condition(self, cutoff: float = 1e-12) -> Condition:
         """Compare the largest eigenvalue with the median and with the smallest one above a cut-off.
@@ -190,6 +187,45 @@ class Fisher(Result):
             with together("Fisher.per_layer"):
                 self._cache["layers"] = layer_spectra(self._setup)
         return cast("tuple[LayerSpectrum, ...]", self._cache["layers"])
+
+    def per_group(
+        self,
+        groups: Mapping[str, str | Iterable[str]] | None = None,
+        *,
+        by: By | None = None,
+        heads: int | None = None,
+        budget: int | None = None,
+    ) -> GroupSpectra:
+        """Compute the spectrum of every group of parameters; runs the model again, once for all groups.
+
+        Args:
+            groups: Names of groups to one or several patterns of parameter names, as in ``fnmatch``, for example
+                {"attention": "*.attn.*", "mlp": "*.mlp.*"}. They may overlap.
+            by: Instead: "layer" (modules); "block", the blocks that the model repeats: the children of one class in an
+                outermost ``ModuleList``, ``Sequential`` or ``ModuleDict``; "head", the attention heads: rows of the
+                query, key and value projections and columns of the output projection. Where heads of queries share
+                keys and values, these are groups of their own.
+            heads: Heads in each attention block, where the blocks do not say.
+            budget: Bytes that it may take; default: the measurement's.
+
+        Returns:
+            One spectrum per group; what is in no group is "rest", the last.
+
+        Raises:
+            TypeError: If ``groups`` is not a mapping.
+            ValueError: If not exactly one of ``groups`` and ``by`` is given, a pattern matches nothing, or there are no
+                blocks or heads to be found.
+            MemoryBudgetError: If the groups' duals are over the budget.
+        """
+        if (groups is None) == (by is None):
+            raise ValueError('pass either groups={name: pattern} or by="layer", "block" or "head".')
+        if by is not None:
+            check_choice("by", by, By)
+        if heads is not None and by != "head":
+            raise ValueError(f'heads={heads!r} is for by="head"; leave it out.')
+        with together(f"Fisher.per_group({groups}, {by}, {heads})"):
+            allowed = self._setup.budget if budget is None else budget
+            return group_spectra(self._setup, groups, by, heads, allowed, lambda: self.trace)
 
     def bound(self, form: Form = "rigorous", *, activation: Callable[[Tensor], Tensor] | None = None) -> Bound:
         """Bound the largest eigenvalue from above by spectral radii of Jacobians; runs the model again.
@@ -282,7 +318,7 @@ class Fisher(Result):
         Returns:
             The fields, and what the spectrum says unless it is matrix-free.
         """
-        plain = super().to_dict() | {"coverage": self.coverage}
+        plain = super().to_dict() | {"coverage": self.coverage.to_dict()}
         if self._values is not None:
             plain |= {
                 "lambda_max": self.lambda_max,
@@ -301,7 +337,7 @@ class Fisher(Result):
             f"{self.samples} samples with {self.outputs} outputs"
         )
         if self._values is None:
-            return f"{head}: matrix-free; .top(k) gives its largest eigenvalues"
+            return f"{head}: matrix-free; .top(k) gives its largest eigenvalues{self._covered()}"
         condition, error = self.condition(), self.stderr
         known = error is not None and error.lambda_max == error.lambda_max  # of a single draw there is none
         spread = f" +- {error.lambda_max:.2g}" if error is not None and known else ""
@@ -316,13 +352,7 @@ class Fisher(Result):
         )
 
     def _covered(self) -> str:
-        if not self.general and not self.unused:
-            return ""
-        shares = self.coverage
-        return (
-            f"\n  coverage            {shares['closed form']:.1%} of the parameters in closed form, "
-            f"{shares['sample by sample']:.1%} sample by sample, {shares['unused']:.1%} unused"
-        )
+        return f"\n  coverage            {self.coverage}" if self.coverage.uncovered else ""
 
     def _products(self, keep: bool) -> Products:
         products = self._cache.get("products")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from isometry import roles
 from isometry._base import IGNORED, check_budget, check_tensor, current_team, team_for, unknown_name
+from isometry.measure._coverage import Coverage, coverage_of, split_measurable
 from isometry.measure._fisher_roots import (
     Kind,
     Likelihood,
@@ -40,6 +41,7 @@ class Setup:
         model: The model itself, not a copy.
         x: A copy of the batch.
         plan: How each parameter's rows are had.
+        coverage: The shares of the parameters by that, and those that cannot be measured.
         likelihood: The output's likelihood.
         kind: Which Fisher matrix.
         out: The model's output, detached.
@@ -47,11 +49,13 @@ class Setup:
         mask: Which positions of the output count, shape (N, *positions); None for all.
         fixed: For the empirical and Monte-Carlo kinds, the root's cotangents (V, *out.shape).
         budget: Bytes that dense matrices may take.
+        what: What is measured, for messages.
     """
 
     model: nn.Module
     x: Inputs
     plan: Plan
+    coverage: Coverage
     likelihood: Likelihood
     kind: Kind
     out: Tensor
@@ -59,6 +63,7 @@ class Setup:
     mask: Tensor | None
     fixed: Tensor | None
     budget: int | None
+    what: str
     _fingerprint: tuple[tuple[int, float], ...] = field(repr=False)
 
     def cotangents(self, part: slice = slice(None)) -> Tensor:
@@ -135,7 +140,7 @@ class Setup:
         """
         if _fingerprint(self.model) != self._fingerprint:
             raise RuntimeError(
-                "the model's parameters or buffers have changed since this Fisher matrix was measured; measure it "
+                f"the model's parameters or buffers have changed since this {self.what} was measured; measure it "
                 "again, or ask for everything before training goes on."
             )
         with measuring(self.model, training=None):
@@ -189,6 +194,7 @@ def make_setup(
     class_dim: int | None,
     budget: int | None,
     generator: torch.Generator | None,
+    what: str = "Fisher matrix",
 ) -> Setup:
     """Check every argument, run the model once and plan the measurement.
 
@@ -209,11 +215,11 @@ def make_setup(
     if mask is not None:
         batch = batch.changed(mask=check_tensor("mask", mask).to(batch.device))
     insist_on_same(module, batch, targets)
-    parameters = choose_parameters(module, params)
-    check_per_sample(module, "The Fisher matrix at a batch is", "Call model.eval() first.")
+    parameters, unmeasured = split_measurable(choose_parameters(module, params, real=False))
+    check_per_sample(module, f"The {what} at a batch is", "Call model.eval() first.")
     with measuring(module, training=None):
         with torch.no_grad():
-            out = check_output(outputs_of_all(lambda part: _deterministic(module, part), batch), likelihood)
+            out = check_output(outputs_of_all(lambda part: _deterministic(module, part, what), batch), likelihood)
             _insist_on_class_dim(out, batch, likelihood)
         labels = check_targets(targets, out, likelihood, kind)
         plan = make_plan(module, batch, parameters)
@@ -231,7 +237,10 @@ def make_setup(
             out, likelihood=likelihood, kind=kind, targets=labels, draws=draws, mask=counted, generator=generator
         )
         fixed = team.first(fixed, "the drawn labels") if kind == "monte-carlo" else fixed
-    return Setup(module, batch, plan, likelihood, kind, out, rows, counted, fixed, budget, _fingerprint(module))
+    coverage, seen = coverage_of(module, plan, unmeasured), _fingerprint(module)
+    return Setup(
+        module, batch, plan, coverage, likelihood, kind, out, rows, counted, fixed, budget, what, _fingerprint=seen
+    )
 
 
 def _insist_on_class_dim(out: Tensor, batch: Inputs, likelihood: Likelihood) -> None:
@@ -263,16 +272,35 @@ def _counted(batch: Inputs, out: Tensor, labels: Tensor | None, likelihood: Like
     return None if mask is None or bool(mask.all()) else mask.to(out.device)
 
 
-def choose_parameters(model: nn.Module, params: str | Iterable[str]) -> dict[str, nn.Parameter]:
+def choose_parameters(model: nn.Module, params: str | Iterable[str], *, real: bool = True) -> dict[str, nn.Parameter]:
     """Pick parameters by a word or by name patterns; tied ones once, under their first name.
 
     Args:
         model: The model.
         params: "all"; "hidden" (all but the output layer's, as in the paper; the input layer's belong to it); or one
             or several patterns of names, as in ``fnmatch``.
+        real: Whether to refuse parameters without real gradients: integers and complex numbers.
 
     Returns:
         Parameters by name, whether they require a gradient or not.
+
+    Raises:
+        ValueError: If one has no real gradients.
+    """
+    chosen = _matching(model, params)
+    odd = next((name for name, p in chosen.items() if not p.is_floating_point()), None)
+    if real and odd is not None:
+        raise ValueError(
+            f"parameter {odd!r} is {chosen[odd].dtype} and has no real gradients; leave it out by params=."
+        )
+    return chosen
+
+
+def _matching(model: nn.Module, params: str | Iterable[str]) -> dict[str, nn.Parameter]:
+    """Find the parameters that a word or patterns mean.
+
+    Returns:
+        Parameters by name.
 
     Raises:
         TypeError: If ``params`` is neither.
@@ -301,7 +329,7 @@ def choose_parameters(model: nn.Module, params: str | Iterable[str]) -> dict[str
     return {n: p for n, p in everything.items() if any(fnmatchcase(n, pattern) for pattern in patterns)}
 
 
-def _deterministic(model: nn.Module, x: Inputs) -> Tensor:
+def _deterministic(model: nn.Module, x: Inputs, what: str) -> Tensor:
     """Run a model and refuse it if it drew random numbers.
 
     Returns:
@@ -318,7 +346,7 @@ def _deterministic(model: nn.Module, x: Inputs) -> Tensor:
         same = same and torch.equal(before[1], torch.cuda.get_rng_state(x.device))
     if not same:
         raise ValueError(
-            "model draws random numbers in its forward pass, so its Fisher matrix at a batch is undefined; switch the "
+            f"model draws random numbers in its forward pass, so its {what} at a batch is undefined; switch the "
             "randomness off (model.eval(), or a fixed noise)."
         )
     return out

@@ -189,7 +189,7 @@ def make_plan(model: nn.Module, x: Inputs, parameters: dict[str, nn.Parameter]) 
             out = _run_few(model, small)
         calls = {call.order: call for call in recording.calls}
         back: dict[int, Tensor] = {}
-        if isinstance(out, Tensor) and out.requires_grad and out.ndim and out.shape[0] == few:
+        if not x.whole and isinstance(out, Tensor) and out.requires_grad and out.ndim and out.shape[0] == few:
             each = torch.zeros(few, *out.shape, dtype=out.dtype, device=out.device)
             for n in range(few):
                 each[n, n] = torch.linspace(0.5, 1.5, max(out[0].numel(), 1), dtype=out.dtype).reshape(out[0].shape)

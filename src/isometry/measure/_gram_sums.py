@@ -103,8 +103,13 @@ class TokenFeatures:
 class GramSum(Protocol):
     """Where contributions of parameters are added up."""
 
+    samples: int
+
     def add_rows(self, rows: Tensor) -> None:
         """Add the Gram matrix of rows of shape (V, N, size)."""
+
+    def add_between(self, left: Tensor, rows: Tensor, right: Tensor, columns: Tensor) -> None:
+        """Add products of the rows of two sets of samples, and their mirror image where these are not the same."""
 
     def add_outer(self, back: Tensor, features: Features) -> None:
         """Add that of sums over positions of outer products; ``back`` is (V, N, P, out)."""
@@ -338,4 +343,4 @@ class DirectionGrams:
         return pairs / formed
 
 
-AnyGram = FullGram | SampleGrams | DirectionGrams
+AnyGram = GramSum  # these three, and what hands their slices on

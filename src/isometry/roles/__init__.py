@@ -5,6 +5,8 @@ kernel, batch; which blocks and groups are stacked), role, fans, ties and whethe
 """
 
 from isometry.roles._axes import Axes
+from isometry.roles._head_layouts import HeadLayout
+from isometry.roles._heads import AttentionBlock, ParameterSlice, attention_blocks
 from isometry.roles._rows import MATRIX_ROLES, ROLES, ParameterRow, ParameterTable, Role
 from isometry.roles._table import Override, table
 
@@ -13,6 +15,11 @@ __all__ = [
     "table",
     "ParameterTable",
     "ParameterRow",
+    # the heads of attention blocks
+    "attention_blocks",
+    "AttentionBlock",
+    "HeadLayout",
+    "ParameterSlice",
     # its vocabulary
     "Axes",
     "Role",

@@ -76,8 +76,9 @@ def _stacked(last: str, shape: tuple[int, int]) -> tuple[str, ...]:
 
 
 def _has_queries(parent: str, layers: Collection[str]) -> bool:
-    return any(_join(parent, spelled) in layers for spelled in (*_PLAIN, "Wqkv", "WQ")) or all(
-        _join(parent, short) in layers for short in ("q", "k", "v")
+    return any(_join(parent, spelled) in layers for spelled in (*_PLAIN, "Wqkv", "WQ")) or any(
+        all(_join(parent, short) in layers for short in companions)
+        for companions in (("q", "k", "v"), ("query", "key", "value"))
     )
 
 
