@@ -97,3 +97,20 @@ def test_images_with_a_label_per_pixel():
     assert found.evidence.response.loss == pytest.approx(float(wanted), rel=1e-5)
     assert found.evidence.fisher.outputs == 3
     assert len(found.proof.after.loss) == 10
+
+
+def test_labels_at_each_position_name_the_reference_to_type():
+    dataset = text(8)
+    spec = "bert,num_hidden_layers=1,hidden_size=16,intermediate_size=16,num_attention_heads=2"
+    model = foreign(spec, dataset)
+    with pytest.raises(ValueError, match="labels of shape") as told:
+        diagnose(model, dataset, samples=4)
+    wanted = f"transformers:{spec},head=masked-lm"
+    assert str(told.value).endswith(f"for one a position the MODEL is {wanted!r}.")
+    assert type(resolve_model(wanted, in_shape=dataset.shape, classes=dataset.outputs)).__name__ == "BertForMaskedLM"
+    model = foreign("gpt2,n_layer=1,n_embd=8,n_head=2,head=sequence-classification,pad_token_id=0", dataset)
+    with pytest.raises(ValueError, match=r"'transformers:gpt2,n_layer=1,n_embd=8,n_head=2,pad_token_id=0,head=causal"):
+        diagnose(model, dataset, samples=4)
+    made = transformers.AutoModelForSequenceClassification.from_config(foreign(spec, dataset).config)
+    with pytest.raises(ValueError, match="of the transformers library AutoModelForMaskedLM and"):
+        diagnose(made, dataset, samples=4)

@@ -64,3 +64,35 @@ def test_prints_its_changes():
     text = str(prescribe(mlp(3), data()))
     assert "sigma_w" in text
     assert "0.weight: " in text
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        (nn.Sequential(nn.Linear(16, 9), nn.Tanh(), nn.Linear(9, 4)), "parameter '0.weight' has shape (9, 16), the"),
+        (
+            nn.Sequential(nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 16)),
+            "parameter '2.weight' has shape (16, 16),",
+        ),
+        (nn.Sequential(nn.Tanh(), nn.Linear(16, 16), nn.Linear(16, 4)), "it has no parameter '0.weight'"),
+        (nn.Sequential(*mlp(1), nn.Linear(4, 4)), "its parameter '3.weight' is not in the diagnosed model"),
+    ],
+)
+def test_another_model_is_refused_and_left_alone(other, difference):
+    prescription = prescribe(mlp(1), data())
+    before = fingerprint(other)
+    with pytest.raises(ValueError, match="is not the one that this prescription was made for") as told:
+        prescription.apply_(other)
+    assert difference in str(told.value)
+    assert "or call isometry.prescribe on this one" in str(told.value)
+    assert_same(before, fingerprint(other))
+    with pytest.raises(TypeError, match=r"model must be a torch.nn.Module, got str"):
+        prescription.apply_("model")
+
+
+def test_a_model_that_is_built_alike_takes_it():
+    made = prescribe(mlp(2, seed=0), data())
+    first, second = made.apply_(mlp(2, seed=0)), made.apply_(mlp(2, seed=1))
+    assert torch.equal(first[2].weight, second[2].weight)
+    compiled = made.apply_(torch.compile(mlp(2, seed=1)))
+    assert torch.equal(first[2].weight, compiled._orig_mod[2].weight)

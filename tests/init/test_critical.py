@@ -219,6 +219,33 @@ def test_frozen_parameters_are_skipped_with_the_reason():
     assert row.why == "frozen (requires_grad is False), so its value is taken to be meant"
 
 
+def test_frozen_biases_and_raw_parameters_are_called_frozen():
+    model = reference_model("mlp:depth=3,width=10", in_shape=(10,), classes=3)
+    model.raw = nn.Parameter(torch.zeros(3, 3), requires_grad=False)  # of which nothing is known either
+    for layer in model.hidden:
+        layer.linear.requires_grad_(False)
+    table = critical_(model, q_star=0.1, generator=seeded())
+    names = ["hidden.0.linear.bias", "hidden.2.linear.bias", "raw"]
+    assert {(table[n].action, table[n].why) for n in names} == {
+        ("skipped", "frozen (requires_grad is False), so its value is taken to be meant")
+    }
+    assert table["output.weight"].action == "set"
+
+
+@pytest.mark.parametrize("data", [None, torch.ones(4, 10)])
+def test_a_wholly_frozen_model_is_refused(data):
+    model = reference_model("mlp:depth=3,width=10", in_shape=(10,), classes=3).requires_grad_(False)
+    with pytest.raises(ValueError, match=r"so nothing would be written; call requires_grad_\(True\)"):
+        critical_(model, data=data, generator=seeded())
+
+
+def test_a_table_of_nothing_says_so():
+    model = reference_model("mlp:depth=3,width=10", in_shape=(10,), classes=3).requires_grad_(False)
+    model.spare = nn.Parameter(torch.zeros(3, 3))
+    table = critical_(model, q_star=0.1, generator=seeded())
+    assert table.summary == "nothing was written; the table says of each parameter why"
+
+
 def test_parametrized_weights_are_set_through_their_right_inverse_or_skipped():
     model = nn.Sequential(nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh(), nn.Linear(12, 12), nn.Tanh())
     model.append(nn.Linear(12, 3))

@@ -461,3 +461,36 @@ def test_products_beyond_the_range_of_float32(gain):
             nn.init.orthogonal_(layer.weight, gain=gain)
     found = measure.jacobian(model, torch.zeros(2, 6)).singular_values()  # gain^40: 1e-120 and 1e120
     assert torch.allclose(found.log10(), torch.full((2, 6), 40 * math.log10(gain), dtype=torch.float64), atol=1e-4)
+
+
+def test_a_part_of_the_output():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5))
+    x = torch.randn(3, 4)
+    whole = measure.jacobian(model, x, start="0")
+    part = measure.jacobian(model, x, start="0", part=lambda out: out[:, 1:3])
+    assert part.shape == (2, 6)
+    assert torch.allclose(part.matrix(), whole.matrix()[:, 1:3], atol=1e-6)
+    assert torch.allclose(part.singular_values()[:, 0], part.extremes(which="largest").s_max.double(), rtol=1e-3)
+    u = torch.randn(3, 2)
+    padded = torch.zeros(3, 5)
+    padded[:, 1:3] = u
+    assert torch.allclose(part.rmatvec(u), whole.rmatvec(padded), atol=1e-6)
+    inner = measure.jacobian(model, x, stop="0", part=lambda out: out.square())  # any function of it
+    assert torch.allclose(inner.matrix(), 2 * model[0](x).detach().unsqueeze(2) * model[0].weight, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("part", "error", "message"),
+    [
+        (lambda out: out.argmax(1), TypeError, "part must return a real-valued tensor, got one of torch.int64"),
+        (lambda out: [out], TypeError, "part must return a real-valued tensor, got list"),
+        (lambda out: out[0], ValueError, r"part returned shape \(5,\) for 3 inputs; keep the first dimension"),
+        (lambda out: out[:, :0], ValueError, "and at least one element of each input"),
+        (lambda out: out.detach(), ValueError, "does not depend on the model's input"),
+    ],
+)
+def test_parts_that_are_none(part, error, message):
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5))
+    with pytest.raises(error, match=message):
+        measure.jacobian(model, torch.randn(3, 4), part=part)

@@ -27,18 +27,20 @@ MEASUREMENTS = {
     "monte-carlo fisher": lambda model, x: measure.fisher(
         model, x, kind="monte-carlo", generator=torch.Generator().manual_seed(0)
     ).eigenvalues(),
+    "fisher by groups": lambda model, x: measure.fisher(model, x).per_group(by="layer"),
     "gradient confusion": lambda model, x: measure.gradient_confusion(model, x, labels(x)),
     "gradient confusion by passes": lambda model, x: measure.gradient_confusion(
         model, x, labels(x), batch_size=2, pairs=3, route="passes"
     ),
     "curvature": lambda model, x: measure.curvature(model, x, labels(x)).top(1),
     "gauss-newton": lambda model, x: measure.curvature(model, x, labels(x), kind="gauss-newton").dense(),
+    "laziness": lambda model, x: measure.laziness(model, model, x),
     "products": lambda model, x: measure.jacobian(model, x).rmatvec(measure.jacobian(model, x).matvec(x)),
 }
 # These refuse models that draw random numbers, or that write their buffers, in the forward pass.
 CALM = {
-    *("fisher", "empirical fisher", "monte-carlo fisher"),
-    *("gradient confusion", "gradient confusion by passes"),
+    *("fisher", "empirical fisher", "monte-carlo fisher", "fisher by groups"),
+    *("gradient confusion", "gradient confusion by passes", "laziness"),
 }
 
 

@@ -197,3 +197,22 @@ def test_inputs_object():
     model, x = chain(), normal(4, 4)
     assert torch.equal(measure.ntk(model, Inputs((x,))).values, measure.ntk(model, x).values)
     assert math.isfinite(measure.ntk(model, x).cost.seconds)
+
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.body(x + torch.randn_like(x))
+
+
+def test_refusals_name_this_measurement():
+    x = torch.randn(3, 4)
+    with pytest.raises(ValueError, match="The tangent kernel at a batch is undefined here: '1' \\(Dropout\\)"):
+        measure.ntk(nn.Sequential(nn.Linear(4, 3), nn.Dropout()).train(), x)
+    with pytest.raises(ValueError, match="so its tangent kernel at a batch is undefined"):
+        measure.ntk(Noisy(), x)
+    with pytest.raises(ValueError, match="so its Fisher matrix at a batch is undefined"):
+        measure.fisher(Noisy(), x)

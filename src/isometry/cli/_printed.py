@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.table import Table
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from isometry.diagnosis import Diagnosis, Prescription
+    from isometry.report import ProofSection
 
 __all__ = ["print_diagnosis", "print_prescription"]
 
@@ -20,15 +21,17 @@ SHOWN = 12  # parameters of a prescription that are printed
 
 def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
     """Print verdict, findings, prescription, proof and what was not measured."""
-    from isometry.report import print_findings
+    from isometry.report import coverage_sentence, print_findings, tidy
 
-    content = diagnosis.to_dict()
+    content = tidy(diagnosis.to_dict())
     print_findings(content, console)
     if content["prescription"] is not None:
         for note in content["prescription"]["notes"]:
             _line(console, "Note", note)
     if content["proof"] is not None:
-        console.print(_proof(content["proof"]))
+        console.print(_proof(content["proof"], "sample" if content["subject"]["nodes"] is None else "node"))
+    if content["fisher"] is not None:
+        console.print(Text(coverage_sentence(content), style="dim"))
     for skipped in content["skipped"]:
         console.print(Text(f"not measured: {skipped['what']}: {skipped['why']}", style="dim"))
 
@@ -51,13 +54,15 @@ def print_prescription(prescription: Prescription, console: Console) -> None:
         _line(console, "Note", note)
 
 
-def _proof(proof: dict[str, Any]) -> Table:
-    size = "1 sample" if proof["batch_size"] == 1 else f"{proof['batch_size']} samples"
+def _proof(proof: ProofSection, of: str) -> Table:
+    size = f"1 {of}" if proof["batch_size"] == 1 else f"{proof['batch_size']} {of}s"
     title = f"{proof['steps']} steps of {proof['optimizer']}, {size} each"
     table = Table(title=title, title_justify="left", box=box.HORIZONTALS, pad_edge=False)
     for name in ("", "step size", "first loss", "last loss", "accuracy"):
         table.add_column(name, justify="right" if name else "left")
     for name, run in (("as it is", proof["before"]), ("prescribed", proof["after"])):
+        if run is None:
+            continue
         loss = run["loss"]
         ends = (loss[0], loss[-1]) if loss else (None, None)
         table.add_row(name, *(_number(v) for v in (run["lr"], *ends)), _percent(run["accuracy"]))

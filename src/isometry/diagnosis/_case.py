@@ -14,8 +14,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from isometry import data as data_room
 from isometry._base import check_tensor, stream
 from isometry.diagnosis._admit import admit
+from isometry.diagnosis._nodes import as_nodes, counted_rows
 from isometry.diagnosis._words import count
-from isometry.nn import is_foreign, named_inputs
+from isometry.nn import is_foreign, is_pretrained, named_inputs, positions_reference
 from isometry.tape import Inputs, as_inputs, untouched
 from isometry.training import Likelihood, chance_loss, infer_likelihood
 
@@ -26,7 +27,7 @@ POSITIONS = 4096  # of all sequences that are measured
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A model with a batch, ready to be measured in evaluation mode.
+    """A model with a batch, ready to be measured in evaluation mode; of one whole graph the samples are its nodes.
 
     Attributes:
         model: What is measured: the user's model itself, or a copy whose batch normalization was calibrated.
@@ -40,6 +41,7 @@ class Case:
         chance: Loss of a network that knows nothing, over all targets; NaN without targets.
         seed: Base seed of every draw.
         notes: What a reader should know of how the case was prepared.
+        pretrained: Whether the user's model has weights that were read from a checkpoint.
     """
 
     model: nn.Module
@@ -53,6 +55,7 @@ class Case:
     chance: float
     seed: int
     notes: tuple[str, ...]
+    pretrained: bool = False
 
 
 def open_case(
@@ -93,20 +96,15 @@ def open_case(
         raise ValueError(f"likelihood must be 'categorical', 'gaussian' or None, got {likelihood!r}; pass one of them.")
     device = next(model.parameters()).device
     notes = list(remarks)
-    if _is_read(model):
-        notes.append("the weights were read from a folder, so they may be trained; a prescription draws new ones")
     given = _unlabelled(data)
     dataset = None if data is None or given is not None else _named(model, data_room.as_dataset(data))
     if given is None:
         given, y = _draw(dataset, samples, seed, in_shape, notes)
     else:
         given, y = given[: min(samples, len(given))], None
-    if given.whole:
-        raise ValueError(
-            "data are one whole graph (whole=True), but a diagnosis compares samples; measure.signal, fisher and ntk "
-            "take it as it is, or pass several graphs of one size, with the graph as the first dimension."
-        )
     x, y = named_inputs(model, given).to(device), None if y is None else y.to(device)
+    if x.whole:
+        x = as_nodes(x, _outputs(model, x)[0], y, notes)
     measured = _calibrated(model, x, notes)
     out, headless = _outputs(measured, x)
     if headless and likelihood != "categorical" and (y is None or not y.is_floating_point()):
@@ -118,18 +116,23 @@ def open_case(
         dataset = None if dataset is None else _with_class_dim(dataset)
     kind = likelihood or (infer_likelihood(y) if y is not None else "categorical")
     if y is not None and dataset is not None:
-        _check_targets(out, y, dataset, kind, is_foreign(model))
-    chance = math.nan if dataset is None else chance_loss(dataset.targets, kind, dataset.classes)
-    return Case(measured, model, x, y, dataset, kind, out.shape[-1], tuple(out.shape), chance, seed, tuple(notes))
-
-
-def _is_read(model: nn.Module) -> bool:
-    """Tell a model that was read from a folder from one with random weights.
-
-    Returns:
-        Whether the transformers library has noted where its weights came from.
-    """
-    return is_foreign(model) and bool(getattr(model, "name_or_path", ""))
+        _check_targets(out, y, dataset, kind, _headed(model))
+    known = None if dataset is None else counted_rows(x, dataset.targets)
+    chance = math.nan if known is None or dataset is None else chance_loss(known, kind, dataset.classes)
+    return Case(
+        model=measured,
+        original=model,
+        x=x,
+        y=y,
+        dataset=dataset,
+        likelihood=kind,
+        outputs=out.shape[-1],
+        shape=tuple(out.shape),
+        chance=chance,
+        seed=seed,
+        notes=tuple(notes),
+        pretrained=is_pretrained(model),
+    )
 
 
 def _unlabelled(data: object) -> Inputs | None:
@@ -198,6 +201,8 @@ def _draw(
         raise ValueError(
             f"data has {count(len(dataset), 'sample')}; at least 2 are needed, a correlation takes two inputs."
         )
+    if dataset.graph:
+        return as_inputs(dataset.inputs), dataset.targets
     positions = dataset.targets[0].numel() if dataset.classes is not None else 1
     fewer = max(2, min(samples, POSITIONS // positions))
     if fewer < samples:
@@ -275,12 +280,21 @@ def _advice(model: nn.Module, x: Inputs) -> str:
     return "make the model's first layer fit the data"
 
 
-_HEADS = " (of a transformers:NAME, head=masked-lm or head=causal-lm gives one a position)"
+def _headed(model: nn.Module) -> str:
+    """Say how to get outputs at each position of a model of the transformers library.
+
+    Returns:
+        Words behind a message; none for other models.
+    """
+    if not is_foreign(model):
+        return ""
+    reference = positions_reference(model)
+    if reference is None:
+        return "; of the transformers library AutoModelForMaskedLM and AutoModelForCausalLM give one a position"
+    return f"; for one a position the MODEL is {reference!r}"
 
 
-def _check_targets(
-    out: Tensor, y: Tensor, dataset: data_room.Dataset, kind: Likelihood, is_foreign: bool = False
-) -> None:
+def _check_targets(out: Tensor, y: Tensor, dataset: data_room.Dataset, kind: Likelihood, advice: str = "") -> None:
     if kind == "categorical":
         if y.is_floating_point():
             raise ValueError(f"likelihood is 'categorical' but the targets are {y.dtype}; pass class indices.")
@@ -294,7 +308,7 @@ def _check_targets(
             raise ValueError(
                 f"data has labels of shape {tuple(y.shape)} but the model's outputs have shape {tuple(out.shape)}; "
                 "they must be (N, outputs) for one label a sample, (N, positions, outputs) for one a position"
-                f"{_HEADS if is_foreign else ''}."
+                f"{advice}."
             )
     elif y.numel() != out.numel():
         raise ValueError(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from isometry import theory
 from isometry._base import Result
 from isometry.diagnosis._case import Case
+from isometry.diagnosis._nodes import NodeInputs
 from isometry.tape import Call, record, untouched
 
 __all__ = ["Chain", "ChainLayer", "elementwise", "find_chain"]
@@ -110,7 +111,8 @@ def find_chain(case: Case) -> tuple[Chain | None, str]:
         torch.no_grad(),
         record(case.model, watched, on_call=on_call, keep=False),
     ):
-        case.x[: min(_WATCHED, len(case.x))].run(case.model)
+        few = case.x if isinstance(case.x, NodeInputs) else case.x[: min(_WATCHED, len(case.x))]
+        few.run(case.model)
     odd = next((type(m).__name__ for m, *_ in calls if not isinstance(m, _LINEAR)), None)
     if odd is not None:
         return None, f"the model has a {odd}, which is no layer of a plain chain"
@@ -125,7 +127,8 @@ def find_chain(case: Case) -> tuple[Chain | None, str]:
     if found is None:
         return (
             None,
-            "a layer's input is no elementwise function of the layer before it (skips, several functions, pooling)",
+            "a layer's input is no elementwise function of the layer before it (skips, several functions, pooling, "
+            "messages between nodes)",
         )
     return _describe(calls, found), ""
 

@@ -10,9 +10,11 @@ import torch
 from isometry._version import __version__
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
+from isometry.diagnosis._nodes import NodeInputs
 from isometry.diagnosis._prescription import Prescription
 from isometry.diagnosis._proof import Proof
 from isometry.diagnosis.rules._quantities import gradient_efolds, hidden_layers, reached
+from isometry.measure import Coverage
 from isometry.training import Curve
 
 __all__ = ["SCHEMA", "content"]
@@ -86,7 +88,8 @@ def _subject(evidence: Evidence, names: tuple[str, str]) -> dict[str, Any]:
         "data": names[1],
         "parameters": sum(p.numel() for p in case.model.parameters()),
         "layers": layers,
-        "samples": len(case.x),
+        "samples": None if isinstance(case.x, NodeInputs) else len(case.x),
+        "nodes": len(case.x) if isinstance(case.x, NodeInputs) else None,
         "classes": None if case.dataset is None else case.dataset.classes,
         "likelihood": case.likelihood,
         "activation": evidence.chain.activation if evidence.chain is not None else ", ".join(functions) or None,
@@ -158,6 +161,8 @@ def _jacobian(evidence: Evidence) -> dict[str, Any] | None:
         "singular_values": [list(v) for v in jacobian.values],
         "start": jacobian.start,
         "stop": jacobian.stop,
+        "of": jacobian.of,
+        "complete": not jacobian.left_out,
         "inputs": len(jacobian.values),
         "s_max": jacobian.s_max,
         "s_min": jacobian.s_min,
@@ -198,6 +203,15 @@ def _fisher(evidence: Evidence) -> dict[str, Any] | None:
         "condition": fisher.condition().median,
         "bound_rigorous": evidence.certificate,
         "hidden": _hidden(evidence),
+        "coverage": _coverage(fisher.coverage),
+    }
+
+
+def _coverage(coverage: Coverage) -> dict[str, Any]:
+    return {
+        "parameters": coverage.size,
+        **{how.replace(" ", "_"): share for how, share in coverage.items()},
+        "uncovered": [row.to_dict() for row in coverage.uncovered],
     }
 
 

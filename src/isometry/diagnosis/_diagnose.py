@@ -17,6 +17,7 @@ from isometry.diagnosis._diagnosis import Diagnosis
 from isometry.diagnosis._evidence import Evidence, Skipped, gather
 from isometry.diagnosis._finding import Finding, verdict_of
 from isometry.diagnosis._prescription import Prescription, write_prescription
+from isometry.diagnosis._pretrained import WITHHELD, spared
 from isometry.diagnosis._proof import Proof
 from isometry.diagnosis._proof import prove as run_proof
 from isometry.diagnosis.rules import judge
@@ -41,6 +42,9 @@ def diagnose(
 ) -> Diagnosis:
     """Measure a model on a batch, compare with theory, and say what is wrong and what to do.
 
+    A model whose weights were read from a checkpoint of the transformers library is measured and explained, with
+    remedies that keep the weights; no initialization is prescribed for it.
+
     Everything is measured in evaluation mode, where one sample's signal is its own; how a training step changes the
     outputs is measured with the batch's statistics, as training sees it. Batch normalization that was never trained is
     calibrated on a copy first. What is compiled is measured uncompiled. The model itself is afterwards as it was.
@@ -50,7 +54,8 @@ def diagnose(
             dictionary of outputs is read as ``Inputs`` says.
         data: A pair (inputs, targets), a DataLoader, a torch Dataset, a Dataset or a name; inputs may be a tuple or a
             dictionary of tensors. ``Inputs`` alone measure without targets; so does None with ``in_shape``, on Gaussian
-            inputs.
+            inputs. One whole graph is a pair of ``Inputs(..., whole=True, mask=...)`` and its nodes' targets: the nodes
+            then stand for samples, and all of them are measured.
         prove: Train the model as it is and as prescribed for so many steps; 0 does not train.
         samples: Inputs to measure on, at most.
         in_shape: Shape of one input, for data=None.
@@ -89,6 +94,7 @@ def diagnose(
             evidence = gather(case, budget=budget)
             evidence.skipped.extend(Skipped("the model exactly as it is", note) for note in case.notes)
             findings = blame_inputs(evidence, judge(evidence))
+            findings = spared(findings) if case.pretrained else findings
             verdict = verdict_of(findings)
             prescription = _prescribed(evidence, findings, verdict, q_star, wanted=prove > 0)
             proof = _proven(evidence, prescription, prove)
@@ -125,6 +131,8 @@ def prescribe(
 ) -> Prescription:
     """Work out an initialization for a model without judging the one that it has.
 
+    Weights that were read from a checkpoint are overwritten as well; a note of the prescription says so.
+
     Args:
         model: As for ``diagnose``; not touched.
         data: As for ``diagnose``.
@@ -149,6 +157,9 @@ def _prescribed(
 ) -> Prescription | None:
     if verdict == "healthy" and not wanted:
         evidence.skipped.append(Skipped("prescription", "nothing needs to change"))
+        return None
+    if evidence.case.pretrained:
+        evidence.skipped.append(Skipped("prescription", WITHHELD))
         return None
     started = time.perf_counter()
     try:

@@ -25,7 +25,8 @@ class Diagnosis(Result):
         verdict: "error" if it will not train as it stands, "warning" if it trains worse or riskier than it need,
             "healthy" otherwise.
         findings: One entry for each thing found, errors first.
-        prescription: An initialization to apply; None if there is nothing to change or nothing that helps.
+        prescription: An initialization to apply; None if there is nothing to change or nothing that helps, and for
+            weights that were read from a checkpoint, which it would overwrite. ``skipped`` has the reason.
         proof: Training before and after; None if it was not asked for.
         skipped: What was not measured, and why.
         evidence: All measurements and predictions.

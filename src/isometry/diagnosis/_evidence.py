@@ -16,6 +16,8 @@ from isometry._base import MemoryBudgetError, progress
 from isometry.diagnosis._case import Case
 from isometry.diagnosis._chain import Chain, find_chain
 from isometry.diagnosis._hidden import HiddenFisher, measure_hidden
+from isometry.diagnosis._jacobian import JacobianEvidence, measure_jacobian
+from isometry.diagnosis._nodes import NodeInputs, signal_targets
 from isometry.diagnosis._prediction import Phase, Prediction, phase_of, predict
 from isometry.diagnosis._response import Response, measure_response
 from isometry.diagnosis._words import count
@@ -25,14 +27,13 @@ from isometry.training import suitable_threads
 __all__ = ["Evidence", "JacobianEvidence", "Skipped", "gather"]
 
 T = TypeVar("T")
-JACOBIAN_INPUTS = 8
-JACOBIAN_UNITS = 1024  # a wider layer's Jacobian is left to measure.jacobian
 LEAST_CHI = 1e-6  # per layer: below, every unit is saturated and the law has collapsed to zero
 FISHER_ROWS = 1500  # rows of the dual Gram matrix up to which the spectrum is worth its time here
 TINY_GRADIENT = 1e-25  # root mean square
 DRAWS = 8  # labels per position, where the exact spectrum has more rows for two samples than that
 MOST_SAMPLED = 16  # samples then
 DIRECTION_BYTES = 512 * 2**20  # of those directions in the space of the outputs
+GRAPH_WORK = 10**11  # multiply-adds of the gradients of one whole graph: up to half a minute
 MOST_OUTPUTS = 512  # of a sample, positions included, up to which the certificate is worth its time
 
 
@@ -47,38 +48,6 @@ class Skipped:
 
     what: str
     why: str
-
-
-@dataclass(frozen=True)
-class JacobianEvidence:
-    """Singular values of the Jacobian between the first and the last hidden pre-activations, with their law.
-
-    Attributes:
-        values: One list for each input.
-        start: Where it starts.
-        stop: Where it stops.
-        law: What theory predicts at the net's own scales, or None.
-    """
-
-    values: tuple[tuple[float, ...], ...]
-    start: str | None
-    stop: str | None
-    law: theory.JacobianLaw | None
-
-    @property
-    def s_max(self) -> float:
-        """The largest, mean over inputs."""
-        return sum(v[0] for v in self.values) / len(self.values)
-
-    @property
-    def s_min(self) -> float:
-        """The smallest, mean over inputs."""
-        return sum(v[-1] for v in self.values) / len(self.values)
-
-    @property
-    def mean_square(self) -> float:
-        """Mean of the squares."""
-        return sum(s * s for v in self.values for s in v) / sum(len(v) for v in self.values)
 
 
 @dataclass(eq=False)
@@ -209,7 +178,8 @@ def _part(evidence: Evidence, index: int, run: Callable[[], Any]) -> None:
 
 def _signal(case: Case) -> measure.SignalResult:
     generator = torch.Generator().manual_seed(case.seed)
-    return measure.signal(case.model, case.x, case.y, training=False, generator=generator)
+    targets = case.y if not isinstance(case.x, NodeInputs) else signal_targets(case.model, case.x, case.y)
+    return measure.signal(case.model, case.x, targets, training=False, generator=generator)
 
 
 def _chain(evidence: Evidence) -> None:
@@ -239,28 +209,21 @@ def _phase(evidence: Evidence) -> None:
 
 
 def _jacobian(evidence: Evidence, budget: int | None) -> None:
-    case, chain = evidence.case, evidence.chain
-    x = case.x[:JACOBIAN_INPUTS]
-    start, stop = (
-        (chain.layers[0].name, chain.layers[-2].name) if chain is not None and chain.depth > 1 else (None, None)
-    )
-    units = max((layer.units for layer in evidence.signal.layers), default=0) if evidence.signal is not None else 0
-    if start is not None and units > JACOBIAN_UNITS:
-        start = stop = None
-    if x.leaf is None:
-        raise _NotApplicableError("the inputs are integers; a Jacobian needs real ones")
-    if math.prod(case.shape[1:]) > JACOBIAN_UNITS:
+    if isinstance(evidence.case.x, NodeInputs):
         raise _NotApplicableError(
-            f"{math.prod(case.shape[1:])} outputs of a sample; measure.jacobian takes parts of them"
+            "the nodes of one graph influence each other, so none has a Jacobian of its own, and the whole graph's is "
+            "of all nodes' outputs in all nodes' inputs"
         )
-    found = measure.jacobian(case.model, x, start=start, stop=stop, budget=budget)
-    values = found.singular_values()
-    evidence.jacobian = JacobianEvidence(tuple(tuple(map(float, row)) for row in values), start, stop, None)
+    signal = evidence.signal
+    widest = 0 if signal is None else max((layer.units for layer in signal.layers), default=0)
+    evidence.jacobian = measure_jacobian(evidence.case, evidence.chain, widest, budget)
+    if evidence.jacobian.left_out:
+        evidence.skipped.append(Skipped("all singular values of the Jacobian", evidence.jacobian.left_out))
 
 
 def _law(evidence: Evidence) -> None:
     chain, prediction, jacobian = evidence.chain, evidence.prediction, evidence.jacobian
-    if chain is None or prediction is None or jacobian is None or jacobian.start is None:
+    if chain is None or prediction is None or jacobian is None or not jacobian.between_hidden:
         raise _NotApplicableError("the Jacobian between hidden layers of a chain was not measured")
     if prediction.chi < LEAST_CHI:
         raise _NotApplicableError(f"chi = {prediction.chi:.1e}: theory leaves no singular value to compare with")
@@ -280,12 +243,16 @@ def _law(evidence: Evidence) -> None:
 
 def _fisher(evidence: Evidence, budget: int | None) -> None:
     case = evidence.case
-    x, sampled = _fisher_inputs(case), _exact_rows(case) > FISHER_ROWS // 2
+    graph = isinstance(case.x, NodeInputs)
+    x, sampled = _fisher_inputs(case), _exact_rows(case) > (_rows_of_graph(case) if graph else FISHER_ROWS // 2)
+    numbers = _output_numbers(case)  # of one sample
+    draws = max(DRAWS, _rows_of_graph(case)) if graph else DRAWS
     if sampled:
+        one = "the graph" if graph else "a sample"
         evidence.skipped.append(
             Skipped(
                 "the exact Fisher information",
-                f"{_exact_rows(case):,} rows for a sample; labels were drawn from the model instead, {DRAWS} for each",
+                f"{_exact_rows(case):,} rows for {one}; labels were drawn from the model instead, {draws} for each",
             )
         )
     evidence.fisher = measure.fisher(
@@ -293,17 +260,18 @@ def _fisher(evidence: Evidence, budget: int | None) -> None:
         x,
         likelihood=case.likelihood,
         kind="monte-carlo" if sampled else "true",
-        draws=DRAWS,
+        draws=draws,
         budget=budget,
         generator=torch.Generator(case.x.device).manual_seed(case.seed),
     )
     try:
-        if math.prod(case.shape[1:]) > MOST_OUTPUTS:
-            raise _NotApplicableError(f"{math.prod(case.shape[1:])} outputs of a sample; it takes their matrix")
+        if numbers > MOST_OUTPUTS:
+            one = "the graph" if graph else "a sample"
+            raise _NotApplicableError(f"{numbers} outputs of {one}; it takes their matrix")
         evidence.certificate = float(evidence.fisher.bound("rigorous").value)
     except (_NotApplicableError, ValueError, RuntimeError, MemoryBudgetError) as error:
         evidence.skipped.append(Skipped("certificate of the largest eigenvalue", " ".join(str(error).split())[:400]))
-    if len(x) < len(case.x):
+    if len(x) < len(case.x) and not graph:
         evidence.skipped.append(
             Skipped(
                 "Fisher information of all samples",
@@ -312,17 +280,35 @@ def _fisher(evidence: Evidence, budget: int | None) -> None:
         )
 
 
+def _output_numbers(case: Case) -> int:
+    if isinstance(case.x, NodeInputs):
+        return case.outputs * case.x.counting
+    return math.prod(case.shape[1:])
+
+
+def _rows_of_graph(case: Case) -> int:
+    """Count the rows that one graph is worth: each is a gradient, summed over all nodes.
+
+    Returns:
+        As many as the work allows, and the memory of their directions in the outputs.
+    """
+    each = len(case.x) * sum(p.numel() for p in case.model.parameters())
+    return min(FISHER_ROWS, GRAPH_WORK // each, DIRECTION_BYTES // (8 * _output_numbers(case)))
+
+
 def _exact_rows(case: Case) -> int:
     each = case.outputs - 1 if case.likelihood == "categorical" else case.outputs
-    return max(1, math.prod(case.shape[1:-1]) * each)
+    return max(1, _output_numbers(case) // case.outputs * each)
 
 
 def _fisher_inputs(case: Case) -> Inputs:
     """Take as many samples as the spectrum is worth, exactly or with drawn labels.
 
     Returns:
-        At least two of the samples.
+        At least two of the samples; a graph in one piece.
     """
+    if isinstance(case.x, NodeInputs):
+        return case.x.together
     rows = _exact_rows(case)
     fitting = FISHER_ROWS // rows
     if rows > FISHER_ROWS // 2:  # drawn labels: what limits is the memory of their directions in the outputs

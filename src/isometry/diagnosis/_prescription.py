@@ -18,6 +18,7 @@ from isometry.diagnosis._admit import eagerly, uncompiled
 from isometry.diagnosis._case import Case, reopen
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
+from isometry.diagnosis._pretrained import OVERWRITES
 from isometry.diagnosis._response import measure_response
 from isometry.diagnosis.rules import judge
 from isometry.tape import Inputs
@@ -84,6 +85,7 @@ class Prescription(Result):
     _options: dict[str, Any] = field(default_factory=dict, repr=False)
     _batch: Inputs | None = field(default=None, repr=False)
     _model: nn.Module | None = field(default=None, repr=False)
+    _shapes: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
 
     def apply_(self, model: nn.Module) -> nn.Module:
         """Overwrite a model's parameters as prescribed; the same draw every time.
@@ -93,9 +95,17 @@ class Prescription(Result):
 
         Returns:
             The model.
+
+        Raises:
+            TypeError: If it is no module.
+            ValueError: If its parameters have other names or shapes; nothing is then written.
         """
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; pass the diagnosed model.")
+        bare = uncompiled(model)
+        _insist_on_likeness(self._shapes, _shapes(bare))
         with eagerly(model):
-            _initialize(uncompiled(model), self._batch, self.seed, self._options)
+            _initialize(bare, self._batch, self.seed, self._options)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -169,7 +179,12 @@ def write_prescription(case: Case, findings: tuple[Finding, ...], *, q_star: flo
         summary=f"standardize the inputs, then {done.summary}" if _raw(findings) else done.summary,
         changes=tuple(Change(r.name, r.action, _detail(r)) for r in done.rows),
         input_scale=done.input_scale,
-        notes=(*_verdict(remaining), *_incurable(findings), *done.notes),
+        notes=(
+            *((OVERWRITES,) if case.pretrained else ()),
+            *_verdict(remaining),
+            *_incurable(findings),
+            *done.notes,
+        ),
         sigma_w=done.sigma_w,
         sigma_b=done.sigma_b,
         q_star=done.q_star,
@@ -179,7 +194,41 @@ def write_prescription(case: Case, findings: tuple[Finding, ...], *, q_star: flo
         _options=options,
         _batch=case.x,
         _model=case.original,
+        _shapes=_shapes(case.original),
     )
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """List a model's parameters, whether or not parts of it are compiled.
+
+    Returns:
+        Shapes by name, tied parameters once.
+    """
+    return {name.replace("_orig_mod.", ""): tuple(p.shape) for name, p in model.named_parameters()}
+
+
+def _insist_on_likeness(wanted: dict[str, tuple[int, ...]], given: dict[str, tuple[int, ...]]) -> None:
+    """Refuse a model that is not the diagnosed one, naming the first difference.
+
+    Raises:
+        ValueError: If a parameter is missing, has another shape, or is one too many.
+    """
+    difference = None
+    for name, shape in wanted.items():
+        if name not in given:
+            difference = f"it has no parameter {name!r}"
+        elif given[name] != shape:
+            difference = f"its parameter {name!r} has shape {given[name]}, the diagnosed model's {shape}"
+        if difference is not None:
+            break
+    else:
+        more = next((name for name in given if name not in wanted), None)
+        difference = None if more is None else f"its parameter {more!r} is not in the diagnosed model"
+    if difference is not None:
+        raise ValueError(
+            f"model is not the one that this prescription was made for: {difference}; apply it to the diagnosed model "
+            "or to one that is built alike, or call isometry.prescribe on this one."
+        )
 
 
 def _second_look(case: Case, prescribed: nn.Module) -> tuple[str, ...]:

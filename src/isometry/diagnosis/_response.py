@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from isometry._base import Cost, Result, preserved_rng, stopwatch
 from isometry.diagnosis._case import Case
+from isometry.diagnosis._nodes import counted_rows
 from isometry.tape import Call, Inputs, record
 from isometry.training import objective
 
@@ -144,7 +145,7 @@ def measure_response(case: Case) -> Response:
         targets = case.y if case.y is not None else _random_targets(case)
         trained = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
         inputs, outputs = _forward(model, case.x, grad=True)
-        loss = objective(outputs, targets, case.likelihood)
+        loss = _loss(case, outputs, targets)
         grads: Sequence[Tensor | None] = [None] * len(trained)
         if loss.requires_grad and trained:
             grads = torch.autograd.grad(loss, [p for _, p in trained], allow_unused=True)
@@ -154,7 +155,7 @@ def measure_response(case: Case) -> Response:
         forth, back = _moved(model, case.x, step, SMALL_STEP)[1], _moved(model, case.x, step, -SMALL_STEP)[1]
         after = _moved(model, case.x, step, USUAL_STEP)[0]
         kappa, jump = _curvature(base, forth.double(), back.double())
-        stepped = float(objective(forth, targets, case.likelihood))
+        stepped = float(_loss(case, forth, targets))
     rows = base.sum(-1)
     return Response(
         inputs=tuple(inputs),
@@ -185,6 +186,10 @@ def _as_trained(model: nn.Module) -> nn.Module:
         if isinstance(module, _BatchNorm):
             module.train()
     return copied
+
+
+def _loss(case: Case, outputs: Tensor, targets: Tensor) -> Tensor:
+    return objective(counted_rows(case.x, outputs), counted_rows(case.x, targets), case.likelihood)
 
 
 def _random_targets(case: Case) -> Tensor:

@@ -84,8 +84,8 @@ def critical_(
 
     Raises:
         TypeError: If the model is not a module or the data not a tensor.
-        ValueError: If the data are empty or not finite, ``q_star`` is not positive, an option is unknown, or the
-            analytic route does not apply and there are no data; the message says why.
+        ValueError: If the data are empty or not finite, ``q_star`` is not positive, an option is unknown, every
+            parameter is frozen, or the analytic route does not apply and there are no data; the message says why.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 32), nn.Tanh(), nn.Linear(32, 32), nn.Tanh(), nn.Linear(32, 4))
@@ -101,6 +101,7 @@ def critical_(
     given = None if activation is None else resolve_activation(activation)
     batch = None if data is None else _fitting(model, _checked(data))
     ledger = Ledger(_table(model, overrides, batch))
+    _insist_on_unfrozen(model)
     seed = base_seed(generator)
     with stopwatch() as watch:
         chain = "the caller asked for data" if method == "data" else _chain(model, batch, given)
@@ -118,6 +119,14 @@ def critical_(
                 ledger.note(f"calibrated on data, since {chain}")
             result = _data_driven(model, ledger, batch, q_star, weights, shift, given, seed)
     return _with_seconds(result, watch.seconds)
+
+
+def _insist_on_unfrozen(model: nn.Module) -> None:
+    if not any(p.requires_grad for p in model.parameters()):
+        raise ValueError(
+            "model has no parameter that requires a gradient, and frozen values are taken to be meant, so nothing "
+            "would be written; call requires_grad_(True) on what may be initialized."
+        )
 
 
 def _checked(data: object) -> Inputs:

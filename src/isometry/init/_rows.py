@@ -8,7 +8,9 @@ from isometry.init._slots import Slot
 from isometry.init._table import Action, InitRow
 from isometry.roles import ParameterRow, ParameterTable
 
-__all__ = ["Ledger"]
+__all__ = ["FROZEN", "Ledger"]
+
+FROZEN = "frozen (requires_grad is False), so its value is taken to be meant"
 
 
 class Ledger:
@@ -85,7 +87,7 @@ class Ledger:
         """
         name = slot.row.name
         if not slot.row.trainable:
-            self.record(name, "skipped", "frozen (requires_grad is False), so its value is taken to be meant")
+            self.record(name, "skipped", FROZEN)
             return False
         if not slot.write(value):
             kind = type(slot.module).__name__
@@ -129,8 +131,11 @@ class Ledger:
         """
         for row in self.table:
             if row.name not in self.rows:
+                action: Action = "kept"
                 reason = "a raw parameter whose use is not known; name its role in overrides= to have it set"
-                if row.role in ("embedding", "scale"):
+                if not row.trainable:
+                    action, reason = "skipped", FROZEN
+                elif row.role in ("embedding", "scale"):
                     reason = f"a raw {row.role} parameter: left as the model made it"
-                self.record(row.name, "kept", reason)
+                self.record(row.name, action, reason)
         return tuple(self.rows[row.name] for row in self.table)

@@ -125,6 +125,8 @@ class InitTable(Result):
     @property
     def summary(self) -> str:
         """One sentence on what was done."""
+        if not self.by_action("set", "scaled"):
+            return "nothing was written; the table says of each parameter why"
         point = self.operating_point
         text = f"{self.weights} weights, {'by theory' if self.method == 'analytic' else 'calibrated on data'}"
         if point is not None:

@@ -17,12 +17,12 @@ References:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from isometry._base import Cost, Result, stopwatch
+from isometry._base import Cost, stopwatch
 from isometry.measure._ensemble_stats import (
     LEAST_NETWORKS,
     Moments,
@@ -32,7 +32,7 @@ from isometry.measure._ensemble_stats import (
     product_of_means,
     signal_moments,
 )
-from isometry.measure._ntk_family import BiasRates, bias_rates, kink_note, tangent_layers
+from isometry.measure._ntk_family import BiasRates, TangentResult, bias_rates, kink_note, tangent_layers
 from isometry.measure._ntk_recursion import Order, TangentState
 from isometry.measure._stacked import StackedWeights, depth_of
 from isometry.theory._derivatives import tensor_function
@@ -41,9 +41,11 @@ from isometry.theory._resolve import ActivationLike
 __all__ = ["Correlators", "correlators"]
 
 
-@dataclass(frozen=True)
-class Correlators(Result):
+@dataclass(frozen=True, kw_only=True)
+class Correlators(TangentResult):
     """Correlators by letter; each entry is (layers,), entry 0 for the first pre-activation.
+
+    ``TangentResult`` has the rest: order, activation, learning rates, note, dtype and cost.
 
     Attributes:
         value: "K", "V", "Theta", "A", "B", "D", "F", from order 2 on "P", "Q", from order 3 on "R", "S", "T", "U".
@@ -51,30 +53,16 @@ class Correlators(Result):
         normalized: Dimensionless: V / K^2, A and B / Theta^2, D and F / (Theta K), P and Q / Theta^2, and R, S, T, U
             times K / Theta^3.
         normalized_stderr: Their standard errors.
-        order: 1, 2 or 3.
         networks: How many networks.
         width: Their width.
-        activation: Name of the activation.
-        lambda_w: Learning rate of the weights times their fan_in.
-        lambda_b: Learning rate of the biases, layer by layer.
-        note: What is left out; empty if nothing is.
-        dtype: float64, in which everything is computed.
-        cost: Bytes and time.
     """
 
     value: Mapping[str, Tensor]
     stderr: Mapping[str, Tensor]
     normalized: Mapping[str, Tensor]
     normalized_stderr: Mapping[str, Tensor]
-    order: int
     networks: int
     width: int
-    activation: str
-    lambda_w: float
-    lambda_b: tuple[float, ...]
-    note: str = ""
-    dtype: str = "float64"
-    cost: Cost = field(default_factory=Cost)
 
     def __str__(self) -> str:
         depth = len(self.lambda_b)

@@ -51,14 +51,17 @@ def curvature(
     or not (narrow the choice by ``params``). Batch normalization in training mode is part of the function: its batch's
     statistics are differentiated, and the batch stays whole. Active dropout and other randomness are refused.
 
+    One whole graph (``Inputs(..., whole=True)``) is run in one piece, and the loss is the mean over its nodes that
+    count: those of its mask, with a label.
+
     Args:
         model: Maps x to one tensor with a row per sample.
         x: The batch, samples first: a tensor, a tuple of positional or a dict of keyword arguments, or ``Inputs``.
         y: Targets. For "cross-entropy" integer labels (N, ...) for outputs (N, ..., classes), -100 where there is none
             (and where a mask of the inputs says so); for "mse" values of the outputs' shape; a function gets them as
-            they are.
+            they are. Of one whole graph (nodes,) labels, or (nodes, K) values.
         loss: "cross-entropy", the mean over all labels that count; "mse", the mean of all squared differences; or a
-            function of (outputs, y) that returns one number.
+            function of (outputs, y) that returns one number (of one whole graph the outputs are (1, nodes, K)).
         kind: "hessian" or "gauss-newton".
         params: "all"; "hidden" (all but the output layer's); or one or several name patterns, as in ``fnmatch``.
         budget: Bytes that dense matrices, bases and the smallest graph may take; default: the package's.

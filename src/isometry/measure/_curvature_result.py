@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -188,10 +189,7 @@ class Curvature(Result):
                 tolerance=tolerance,
                 max_probes=max_probes,
                 block=block,
-                dtype=self._setup.vector_dtype,
-                device=self._setup.out.device,
-                budget=self.budget,
-                generator=self._common(generator),
+                **self._vectors(generator),
             )
 
     def diagonal(
@@ -214,10 +212,7 @@ class Curvature(Result):
                 tolerance=tolerance,
                 max_probes=max_probes,
                 block=block,
-                dtype=self._setup.vector_dtype,
-                device=self._setup.out.device,
-                budget=self.budget,
-                generator=self._common(generator),
+                **self._vectors(generator),
             )
 
     def spectral_density(
@@ -252,10 +247,7 @@ class Curvature(Result):
                 grid=grid,
                 width=width,
                 block=block,
-                dtype=self._setup.vector_dtype,
-                device=self._setup.out.device,
-                budget=self.budget,
-                generator=self._common(generator),
+                **self._vectors(generator),
             )
 
     def dense(self, budget: int | None = None) -> Tensor:
@@ -326,6 +318,19 @@ class Curvature(Result):
         finally:
             if not held:
                 self._products.release()
+
+    def _vectors(self, generator: torch.Generator | None) -> dict[str, Any]:
+        """Say what the probes of an estimate are: how the vectors are stored, and where they come from.
+
+        Returns:
+            Keyword arguments that every estimate of ``linalg`` takes.
+        """
+        return {
+            "dtype": self._setup.vector_dtype,
+            "device": self._setup.out.device,
+            "budget": self.budget,
+            "generator": self._common(generator),
+        }
 
     def _common(self, generator: torch.Generator | None) -> torch.Generator | None:
         return current_team().seeded(generator, self._setup.out.device)

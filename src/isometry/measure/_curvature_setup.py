@@ -142,11 +142,6 @@ def make_curvature_setup(
         raise ValueError("model has no parameters, so its loss has no curvature in them; pass a model that has some.")
     insist_on_same(module, batch, y)
     parameters = choose_parameters(module, params)
-    for name, parameter in parameters.items():
-        if not parameter.is_floating_point():
-            raise ValueError(
-                f"parameter {name!r} is {parameter.dtype} and has no derivatives; leave it out by params=."
-            )
     chance = [m for m in sample_mixing(module) if "random" in m.why]
     if chance:
         shown = ", ".join(f"{m.name or 'the model'!r} ({m.kind}) {m.why}" for m in chance[:3])

@@ -7,7 +7,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -30,6 +30,7 @@ def jacobian(
     start: str | None = None,
     stop: str | None = None,
     *,
+    part: Callable[[Tensor], Tensor] | None = None,
     training: bool | None = None,
     dtype: torch.dtype | None = None,
     budget: int | None = None,
@@ -48,6 +49,8 @@ def jacobian(
             input starts at; the others are held fixed.
         start: Qualified name of the module at whose output the path starts; None for the model's input.
         stop: Qualified name of the module at whose output it ends; None for the model's output.
+        part: What of the stop's output the path ends at: a differentiable function of that tensor, the batch first
+            (``lambda out: out[:, -1]``, the last position of a sequence); None for all of it.
         training: Measure in training mode, in evaluation mode, or (None) in the modes that the model is in. Batch
             normalization and dropout in training mode have no Jacobian per input and are refused.
         dtype: The dtype of the products, for chains of linear layers and elementwise functions; default: the model's,
@@ -60,7 +63,7 @@ def jacobian(
 
     Raises:
         TypeError: If the model is no module, a name no string, the input no tensor, or a module on the path's ends
-            returns no single real-valued tensor.
+            (or ``part``) returns no single real-valued tensor.
         ValueError: If the inputs are empty, not finite or do not fit the model; if a name is unknown (near matches
             are listed) or its module is not called exactly once; if the stop does not depend on the start; or if
             samples influence each other or chance influences them.
@@ -80,7 +83,7 @@ def jacobian(
         )
     if start is not None and start == stop:
         raise ValueError(f"start and stop are both {start!r}; name two modules, or leave one of them out.")
-    with opened(model, inputs, start, stop, training=training, wary=True) as path:
+    with opened(model, inputs, start, stop, part=part, training=training, wary=True) as path:
         if path.chain is None:  # a chain that agrees with autograd at random cotangents keeps its samples apart
             _insist_on_independence(path)
         products = _dtype(path, dtype)
@@ -95,6 +98,7 @@ def jacobian(
             budget=budget,
             _model=model,
             _x=inputs.clone(),
+            _part=part,
             _training=training,
             _widest=path.widest,
             _versions=parameter_versions(model),

@@ -52,6 +52,7 @@ class Jacobian:
     budget: int | None
     _model: nn.Module = field(repr=False)
     _x: Inputs = field(repr=False)
+    _part: Callable[[Tensor], Tensor] | None = field(repr=False)
     _training: bool | None = field(repr=False)
     _widest: int = field(repr=False)
     _versions: tuple[tuple[int, int], ...] = field(repr=False)
@@ -260,7 +261,9 @@ class Jacobian:
     @contextmanager
     def _open(self, inputs: slice) -> Iterator[Path]:
         self._insist_on_unchanged()
-        with opened(self._model, self._x[inputs], self.start, self.stop, training=self._training) as path:
+        with opened(
+            self._model, self._x[inputs], self.start, self.stop, part=self._part, training=self._training
+        ) as path:
             yield path
 
     def _insist_on_unchanged(self) -> None:

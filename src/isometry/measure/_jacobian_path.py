@@ -179,7 +179,14 @@ class _RefusedError(TypeError):
 
 @contextmanager
 def opened(
-    model: nn.Module, x: Inputs, start: str | None, stop: str | None, *, training: bool | None, wary: bool = False
+    model: nn.Module,
+    x: Inputs,
+    start: str | None,
+    stop: str | None,
+    *,
+    part: Callable[[Tensor], Tensor] | None = None,
+    training: bool | None,
+    wary: bool = False,
 ) -> Iterator[Path]:
     """Run the model once and hold the graph between two modules' outputs inside the block.
 
@@ -188,6 +195,7 @@ def opened(
         x: Inputs, the batch first.
         start: The module whose output enters the path; None for the model's input.
         stop: The module whose output leaves it; None for the model's output.
+        part: What of that output leaves it; None for all of it.
         training: As for ``tape.untouched``.
         wary: Refuse modules through which samples mix, and a model that gives another result when it is run again.
 
@@ -229,7 +237,9 @@ def opened(
         calls = slice(tap_in.calls_before, tap_out.calls_before if last is not None else len(recorder.seen))
         leaf, handed = entry[0]
         _insist_on_batch(len(x), start, leaf, stop, output)
-        chain = recorder.chain(handed, seen, calls)
+        if part is not None:
+            output = _taken(part, output, len(x))
+        chain = recorder.chain(handed, seen, calls) if part is None else None
         if chain is None:
             _insist_on_dependence(leaf, output, start, stop)
         if wary and (chain is None or first is not None):
@@ -255,6 +265,28 @@ def _insist_on_batch(count: int, start: str | None, leaf: Tensor, stop: str | No
                 f"{argument} {name!r} returns shape {tuple(tensor.shape)} for {count} inputs; its first dimension must "
                 "be the batch."
             )
+
+
+def _taken(part: Callable[[Tensor], Tensor], output: Tensor, count: int) -> Tensor:
+    """Take a part of what leaves the path.
+
+    Returns:
+        The part.
+
+    Raises:
+        TypeError: If it is no real-valued tensor.
+        ValueError: If its first dimension is not the batch.
+    """
+    taken = part(output)
+    if not isinstance(taken, Tensor) or not taken.is_floating_point():
+        got = f"one of {taken.dtype}" if isinstance(taken, Tensor) else type(taken).__name__
+        raise TypeError(f"part must return a real-valued tensor, got {got}; select from its argument.")
+    if taken.ndim < 1 or taken.shape[0] != count or taken.numel() == 0:
+        raise ValueError(
+            f"part returned shape {tuple(taken.shape)} for {count} inputs; keep the first dimension, which is the "
+            "batch, and at least one element of each input."
+        )
+    return taken
 
 
 def _insist_on_dependence(leaf: Tensor, output: Tensor, start: str | None, stop: str | None) -> None:

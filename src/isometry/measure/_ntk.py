@@ -91,6 +91,7 @@ def ntk(
             class_dim=None,
             budget=budget,
             generator=None,
+            what="tangent kernel",
         )
         chosen = _chosen(setup, outputs)
         needed = _check_memory(setup, form, len(chosen), budget)
@@ -113,6 +114,7 @@ def ntk(
         dtype=setup.out.dtype,
         general=setup.plan.general,
         unused=setup.plan.unused,
+        coverage=setup.coverage,
         cost=Cost(forward_passes=2, backward_passes=len(chosen), bytes=needed, seconds=watch.seconds),
         values=whole.mean(0) if form == "trace" else whole,
     )

@@ -16,7 +16,7 @@ from isometry.theory import Activation
 from isometry.theory._derivatives import derivatives, tensor_function
 from isometry.theory._resolve import ActivationLike
 
-__all__ = ["BiasRates", "NTKFamily", "bias_rates", "kink_note", "ntk_family", "tangent_layers"]
+__all__ = ["BiasRates", "NTKFamily", "TangentResult", "bias_rates", "kink_note", "ntk_family", "tangent_layers"]
 
 BiasRates: TypeAlias = "Literal['auto', '1/l'] | float | Sequence[float]"
 
@@ -24,16 +24,11 @@ _CHUNK = 2**25  # bytes of temporaries that one chunk of networks may take; beyo
 _TEMPORARIES = 11  # states of a chunk that one step of the recursion holds at its peak, the new one included
 
 
-@dataclass(frozen=True)
-class NTKFamily(Result):
-    """The tangent kernel and its changes in every network; one entry a layer, entry 0 for the first.
+@dataclass(frozen=True, kw_only=True)
+class TangentResult(Result):
+    """What every result on the tangent-kernel family says of itself.
 
     Attributes:
-        z: Pre-activations (networks, n).
-        h: H_ab, the kernel (networks, n, n).
-        dh: dH_abc, its first change (networks, n, n, n), the twice differentiated output first; empty below order 2.
-        hi: HI_abcd, its second change of type I (networks, n, n, n, n); empty below order 3.
-        hii: HII_abcd, that of type II (networks, n, n, n, n); empty below order 3.
         order: 1, 2 or 3.
         activation: Name of the activation.
         lambda_w: Learning rate of the weights times their fan_in.
@@ -43,11 +38,6 @@ class NTKFamily(Result):
         cost: Bytes and time.
     """
 
-    z: tuple[Tensor, ...] = field(repr=False)
-    h: tuple[Tensor, ...] = field(repr=False)
-    dh: tuple[Tensor, ...] = field(repr=False)
-    hi: tuple[Tensor, ...] = field(repr=False)
-    hii: tuple[Tensor, ...] = field(repr=False)
     order: int
     activation: str
     lambda_w: float
@@ -55,6 +45,27 @@ class NTKFamily(Result):
     note: str = ""
     dtype: str = "float64"
     cost: Cost = field(default_factory=Cost)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NTKFamily(TangentResult):
+    """The tangent kernel and its changes in every network; one entry a layer, entry 0 for the first.
+
+    ``TangentResult`` has the rest: order, activation, learning rates, note, dtype and cost.
+
+    Attributes:
+        z: Pre-activations (networks, n).
+        h: H_ab, the kernel (networks, n, n).
+        dh: dH_abc, its first change (networks, n, n, n), the twice differentiated output first; empty below order 2.
+        hi: HI_abcd, its second change of type I (networks, n, n, n, n); empty below order 3.
+        hii: HII_abcd, that of type II (networks, n, n, n, n); empty below order 3.
+    """
+
+    z: tuple[Tensor, ...] = field(repr=False)
+    h: tuple[Tensor, ...] = field(repr=False)
+    dh: tuple[Tensor, ...] = field(repr=False)
+    hi: tuple[Tensor, ...] = field(repr=False)
+    hii: tuple[Tensor, ...] = field(repr=False)
 
     def __str__(self) -> str:
         networks, width = self.z[0].shape

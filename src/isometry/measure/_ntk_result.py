@@ -10,6 +10,7 @@ from torch import Tensor
 
 from isometry import linalg
 from isometry._base import Cost, Result, check_tensor
+from isometry.measure._coverage import Coverage
 
 __all__ = ["NTK", "Alignment", "Form"]
 
@@ -52,6 +53,7 @@ class NTK(Result):
         dtype: In which the model ran; sums and eigenvalues are in float64.
         general: Parameters whose rows had to be formed sample by sample, for want of a closed form.
         unused: Parameters that the forward pass does not read.
+        coverage: How the parameters' contributions were had, as shares of their numbers.
         cost: What it took.
         values: The kernel, float64: (C, N, C, N') for "full", (C, N, N') per output, (N, N') for the trace, with N' = M
             between two batches and N otherwise.
@@ -66,6 +68,7 @@ class NTK(Result):
     dtype: torch.dtype
     general: tuple[str, ...]
     unused: tuple[str, ...]
+    coverage: Coverage
     cost: Cost
     values: Tensor = field(repr=False)
 
@@ -123,14 +126,16 @@ class NTK(Result):
             f"tangent kernel ({self.form}) of {self.size} parameters ({self.params}) at {self.samples} samples{between}"
             f" with {self.outputs} output{'s' if self.outputs != 1 else ''}"
         )
+        covered = f"\n  coverage: {self.coverage}" if self.coverage.uncovered else ""
         if self.others is not None:
-            return f"{head}; {self.cost.seconds:.2f} s"
+            return f"{head}; {self.cost.seconds:.2f} s{covered}"
         values = torch.linalg.eigvalsh(self._mean()).flip(0)
         top = float(values[0])
         rank = float(values.sum()) / top if top > 0 else float("nan")
         return (
             f"{head}\n  of the mean over outputs: largest eigenvalue {top:.4g}, trace {float(values.sum()):.4g}, "
             f"effective rank {rank:.3g} of {self.samples}; {self.cost.seconds:.2f} s"
+            f"{covered}"
         )
 
     def _mean(self) -> Tensor:

@@ -18,9 +18,21 @@ from isometry._base import BadReferenceError, unknown_name
 from isometry.nn._options import read_options
 from isometry.tape import Inputs, as_inputs
 
-__all__ = ["PREFIX", "default_data", "is_foreign", "named_inputs", "tokenizer_of", "transformers_model"]
+__all__ = [
+    "PREFIX",
+    "default_data",
+    "is_foreign",
+    "is_pretrained",
+    "named_inputs",
+    "positions_reference",
+    "tokenizer_of",
+    "transformers_model",
+]
 
 PREFIX = "transformers:"
+_REFERENCE = "isometry_reference"  # holds the reference that a model was made from
+_READ = "isometry_read_weights"  # marks a model whose weights were read here
+_LOADED = "_is_hf_initialized"  # how the transformers library marks a parameter that it has read from a checkpoint
 # The head of a model, by the word in a reference: the library's class, and the table of configurations that it knows.
 _HEADS = {
     "causal-lm": ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING"),
@@ -58,18 +70,44 @@ def transformers_model(reference: str, *, in_shape: tuple[int, ...], classes: in
     folder = Path(target).expanduser()
     try:
         if folder.is_dir():
-            return _read(library, folder, head, options)
+            return _noted(_read(library, folder, head, options), reference)
         if "/" in target or target in ("", ".", ".."):
             raise BadReferenceError(
                 f"MODEL {reference!r}: there is no folder {target!r} (nothing is downloaded); save the model there "
                 "with save_pretrained, or name an architecture, such as transformers:gpt2."
             )
-        return _random(library, target, head, options, in_shape, classes)
+        return _noted(_random(library, target, head, options, in_shape, classes), reference)
     except BadReferenceError:
         raise
     except Exception as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         raise BadReferenceError(f"MODEL {reference!r}: {type(error).__name__}: {first}") from error
+
+
+def _noted(model: nn.Module, reference: str) -> nn.Module:
+    setattr(model, _REFERENCE, reference)
+    return model
+
+
+def positions_reference(model: nn.Module) -> str | None:
+    """Spell the reference of the same model with an output at each position, as labels at each position need it.
+
+    Args:
+        model: A model that ``transformers_model`` made.
+
+    Returns:
+        The reference; None where the model was made otherwise, or its architecture has no such head.
+    """
+    reference = getattr(model, _REFERENCE, None)
+    if reference is None:
+        return None
+    library = _library()
+    tables, config = library.models.auto.modeling_auto, type(model.config)
+    masked = config in tables.MODEL_FOR_MASKED_LM_MAPPING and _is_encoder(library, config)
+    if not masked and config not in tables.MODEL_FOR_CAUSAL_LM_MAPPING:
+        return None
+    parts = [part for part in str(reference).split(",") if part.partition("=")[0].strip() != "head"]
+    return ",".join([*parts, "head=masked-lm" if masked else "head=causal-lm"])
 
 
 def _library() -> Any:
@@ -94,6 +132,7 @@ def _read(library: Any, folder: Path, head: str | None, options: dict[str, Any])
     word = head or _saved_head(library, config)
     safe = {} if gguf else {"use_safetensors": True}
     made = _auto(library, word).from_pretrained(str(folder), config=config, dtype=torch.float32, **local, **safe)
+    setattr(made, _READ, True)  # copies keep it, saved states do not have it
     return _quiet(made).eval()
 
 
@@ -204,6 +243,21 @@ def is_foreign(model: object) -> bool:
         Whether one of its classes is defined there.
     """
     return any(kind.__module__.partition(".")[0] == "transformers" for kind in type(model).__mro__)
+
+
+def is_pretrained(model: nn.Module) -> bool:
+    """Tell a model whose weights, or some of them, were read from a checkpoint of the transformers library.
+
+    What other code has loaded (``load_state_dict``) cannot be told from what was drawn, and counts as drawn.
+
+    Args:
+        model: Any module, also one that has such a model inside.
+
+    Returns:
+        Whether weights were read. A model that was built from a saved configuration alone has random ones.
+    """
+    marked = any(getattr(module, _READ, False) is True for module in model.modules())
+    return marked or any(getattr(parameter, _LOADED, False) is True for parameter in model.parameters())
 
 
 def named_inputs(model: nn.Module, x: Tensor | Inputs | Mapping[str, Any]) -> Inputs:

@@ -11,6 +11,7 @@ __all__ = [
     "Change",
     "Content",
     "CostSection",
+    "CoverageSection",
     "CriticalLine",
     "FindingItem",
     "FisherSection",
@@ -26,6 +27,7 @@ __all__ = [
     "SkippedItem",
     "Subject",
     "TrainingRun",
+    "UncoveredItem",
 ]
 
 Number = float | None
@@ -39,6 +41,7 @@ class Subject(TypedDict):
     parameters: int | None
     layers: int | None
     samples: int | None
+    nodes: int | None  # of one whole graph, which stand for samples
     classes: int | None
     likelihood: str | None
     activation: str | None
@@ -103,11 +106,13 @@ class LawCurve(TypedDict):
 
 
 class JacobianSection(TypedDict):
-    """Singular values of the input-output Jacobian: flat, or one list for each input."""
+    """Singular values of a Jacobian: flat, or one list for each input; without ``complete`` the largest alone."""
 
     singular_values: list[float] | list[list[float]]
     start: str | None
     stop: str | None
+    of: str | None  # from where to where, in words
+    complete: bool | None
     inputs: int | None
     s_max: Number
     s_min: Number
@@ -120,6 +125,27 @@ class HiddenFisher(TypedDict):
 
     lambda_max: Number
     bound_theorem: Number
+
+
+class UncoveredItem(TypedDict):
+    """A parameter whose contribution to the Fisher matrix was not had in closed form."""
+
+    name: str
+    layer: str | None  # the class of the module that holds it
+    how: str | None  # "sample by sample", "unused" or "not measurable"
+    size: int | None
+    share: Number  # of all parameters' numbers
+
+
+class CoverageSection(TypedDict):
+    """How the parameters' contributions to the Fisher matrix were had, as shares of their numbers."""
+
+    parameters: int | None  # numbers in all
+    closed_form: Number
+    sample_by_sample: Number
+    unused: Number
+    not_measurable: Number
+    uncovered: list[UncoveredItem]
 
 
 class FisherSection(TypedDict):
@@ -135,6 +161,7 @@ class FisherSection(TypedDict):
     condition: Number
     bound_rigorous: Number
     hidden: HiddenFisher | None
+    coverage: CoverageSection | None
 
 
 class PhasePoint(TypedDict):

@@ -13,6 +13,7 @@ from typing import Any
 from isometry._version import __version__
 from isometry.report import _icons
 from isometry.report._content import Content
+from isometry.report._coverage import coverage_table
 from isometry.report._figures import EVIDENCE, Plot, phase_plot, proof
 from isometry.report._plotly_js import packed_plotly, source_hash
 from isometry.report._sections import (
@@ -55,12 +56,12 @@ def render(content: Content | Mapping[str, Any]) -> str:
     trained = proof(whole)
     body = [verdict_section(whole), findings_section(whole), _remedy(whole, trained), _evidence(whole, plots)]
     body += [skipped_section(whole), "" if whole["cost"] is None else cost_section(whole["cost"])]
-    body.append(_raw("diagnosis.json", " <code>diagnosis.json</code> beside this page has all of them."))
+    body.append(raw_html("diagnosis.json", " <code>diagnosis.json</code> beside this page has all of them."))
     drawn = plots + ([trained] if trained else [])
     subject = whole["subject"]["model"]
     title = headline(whole) + (f": {subject}" if subject else "")
     links = _links({"findings": True, "remedy": _has_remedy(whole), "evidence": bool(plots), "skipped": bool(body[4])})
-    return _page(title, links, "".join(body), drawn, raw=whole, created=whole["created"], version=whole["isometry"])
+    return page_html(title, links, "".join(body), drawn, raw=whole, created=whole["created"], version=whole["isometry"])
 
 
 def render_phase_diagram(phase: Mapping[str, Any]) -> str:
@@ -83,8 +84,10 @@ def render_phase_diagram(phase: Mapping[str, Any]) -> str:
     plot = Plot(plot.key, plot.title, plot.figure, plot.reading, height=520, wide=True)
     name = section["activation"] or "an activation"
     head = f"<h1>Phase diagram of {html_text(name)}</h1>"
-    body = f'<section class="phase stack">{head}{_figure(plot, title=False)}</section>{_raw("phase-diagram.json")}'
-    return _page(f"Phase diagram of {name}", "", body, [plot], raw=section, created=None, version=None)
+    body = (
+        f'<section class="phase stack">{head}{figure_html(plot, title=False)}</section>{raw_html("phase-diagram.json")}'
+    )
+    return page_html(f"Phase diagram of {name}", "", body, [plot], raw=section, created=None, version=None)
 
 
 def _has_remedy(content: Content) -> bool:
@@ -107,7 +110,7 @@ def _remedy(content: Content, trained: Plot | None) -> str:
         parts.append(f'<p class="card">{prose(proved["verdict"])}</p>')
     if trained is not None:
         verdict = prose(proved["verdict"]) if proved is not None and proved["verdict"] else ""
-        parts.append(f'<div class="plots">{_figure(trained, lead=verdict)}</div>')
+        parts.append(f'<div class="plots">{figure_html(trained, lead=verdict)}</div>')
     return (
         '<section id="remedy" aria-labelledby="h-remedy"><h2 id="h-remedy">What to change</h2>'
         f'<div class="stack">{"".join(parts)}</div></section>'
@@ -117,14 +120,14 @@ def _remedy(content: Content, trained: Plot | None) -> str:
 def _evidence(content: Content, plots: list[Plot]) -> str:
     if not plots:
         return ""
-    figures = "".join(_figure(plot) for plot in plots)
+    figures = "".join(figure_html(plot) for plot in plots)
     return (
         '<section id="evidence" aria-labelledby="h-evidence"><h2 id="h-evidence">Measured, and what theory expects</h2>'
-        f'<div class="plots">{figures}</div>{layers_table(content)}</section>'
+        f'<div class="plots">{figures}</div>{layers_table(content)}{coverage_table(content)}</section>'
     )
 
 
-def _figure(plot: Plot, *, title: bool = True, lead: str = "") -> str:
+def figure_html(plot: Plot, *, title: bool = True, lead: str = "") -> str:
     head = f'<h3 id="t-{plot.key}">{html_text(plot.title)}</h3>' if title else ""
     name = f'aria-labelledby="t-{plot.key}"' if title else f'aria-label="{html_text(plot.title)}"'
     lead = f"<p>{lead}</p>" if lead else ""
@@ -137,7 +140,7 @@ def _figure(plot: Plot, *, title: bool = True, lead: str = "") -> str:
     )
 
 
-def _raw(name: str, note: str = "") -> str:
+def raw_html(name: str, note: str = "") -> str:
     return (
         '<section id="data" class="raw needs-js" aria-labelledby="h-data"><h2 id="h-data">Data</h2>'
         '<div class="card"><div class="actions">'
@@ -154,7 +157,7 @@ def _links(present: dict[str, bool]) -> str:
     return f'<nav aria-label="Sections">{links}</nav>'
 
 
-def _page(
+def page_html(
     title: str, links: str, body: str, plots: list[Plot], *, raw: object, created: str | None, version: str | None
 ) -> str:
     assets = files("isometry.report") / "_assets"

@@ -12,6 +12,7 @@ __all__ = [
     "cost_section",
     "findings_section",
     "layers_table",
+    "names_html",
     "prescription_section",
     "skipped_section",
     "verdict_section",
@@ -25,6 +26,7 @@ _FACTS = (
     ("parameters", "Parameters", False),
     ("layers", "Layers", False),
     ("samples", "Samples", False),
+    ("nodes", "Nodes", False),
     ("classes", "Classes", False),
     ("activation", "Activation", False),
     ("likelihood", "Likelihood", False),
@@ -145,7 +147,7 @@ def _changes(section: PrescriptionSection) -> str:
     for change in section["changes"]:
         groups.setdefault((change["action"] or "", change["detail"] or ""), []).append(change["name"] or "")
     rows = [
-        f'<tr><td data-label="Parameter">{_names(names)}</td><td data-label="Action">{prose(action)}</td>'
+        f'<tr><td data-label="Parameter">{names_html(names)}</td><td data-label="Action">{prose(action)}</td>'
         f'<td data-label="How">{prose(detail)}</td></tr>'
         for (action, detail), names in groups.items()
     ]
@@ -158,7 +160,15 @@ def _changes(section: PrescriptionSection) -> str:
     )
 
 
-def _names(names: list[str]) -> str:
+def names_html(names: list[str]) -> str:
+    """Set names of parameters; many unfold.
+
+    Args:
+        names: At least one.
+
+    Returns:
+        HTML.
+    """
     marks = [f"<code>{html_text(name)}</code>" for name in names]
     if len(marks) <= 3:
         return f"<span>{'<br>'.join(marks)}</span>"

@@ -44,7 +44,7 @@ def tidy(content: Mapping[str, Any]) -> Content:
             f"content has schema {schema!r}, but this version draws schema {SCHEMA}; "
             "use the version of isometry that wrote it."
         )
-    plain = cast("dict[str, Any]", _plain(content, "content"))
+    plain = cast("dict[str, Any]", plain_data(content, "content"))
     plain["schema"] = SCHEMA
     filled = _filled(plain, _content.Content, "content")
     filled["subject"] = _filled(filled["subject"] or {}, _content.Subject, "content['subject']")
@@ -63,7 +63,7 @@ def tidy_phase(phase: Mapping[str, Any]) -> _content.PhaseSection:
         The section with every key.
     """
     where = "phase"
-    return cast("_content.PhaseSection", _phase(_filled(_plain(phase, where), _content.PhaseSection, where)))
+    return cast("_content.PhaseSection", _phase(_filled(plain_data(phase, where), _content.PhaseSection, where)))
 
 
 def _signal(section: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +78,11 @@ def _jacobian(section: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fisher(section: dict[str, Any]) -> dict[str, Any]:
-    return _nested(section, "fisher", hidden=_content.HiddenFisher)
+    section = _nested(section, "fisher", hidden=_content.HiddenFisher, coverage=_content.CoverageSection)
+    if section["coverage"] is not None:
+        where = "content['fisher']['coverage']['uncovered']"
+        section["coverage"]["uncovered"] = _rows(section["coverage"]["uncovered"], _content.UncoveredItem, where)
+    return section
 
 
 def _phase(section: dict[str, Any]) -> dict[str, Any]:
@@ -144,7 +148,7 @@ def _filled(section: Any, kind: type, where: str) -> dict[str, Any]:
     return empty | given
 
 
-def _plain(value: Any, where: str) -> Any:
+def plain_data(value: Any, where: str) -> Any:
     """Turn into JSON data: arrays to lists, non-finite numbers to ``None``, floats to few digits.
 
     Returns:
@@ -158,9 +162,9 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+        return {str(key): plain_data(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, where) for item in value]
+        return [plain_data(item, where) for item in value]
     if hasattr(value, "tolist"):  # tensors, arrays and their scalars
-        return _plain(value.tolist(), where)
+        return plain_data(value.tolist(), where)
     raise TypeError(f"{where} holds a {type(value).__name__}, which JSON cannot; pass numbers, strings and lists.")

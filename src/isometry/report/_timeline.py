@@ -7,8 +7,8 @@ from typing import Any
 
 from isometry.report import _icons
 from isometry.report._figures._timeline import Point, Series, gather, timelines
-from isometry.report._page import _figure, _page, _raw
-from isometry.report._tidy import _plain
+from isometry.report._page import figure_html, page_html, raw_html
+from isometry.report._tidy import plain_data
 from isometry.report._wording import count, html_number, html_text, joined, number, prose, sentence
 
 __all__ = ["render_timeline"]
@@ -48,24 +48,24 @@ def render_timeline(content: Mapping[str, Any]) -> str:
             f"content must be a mapping with a header and a list of records, got {type(content).__name__}; pass what "
             "ProbeLog.to_dict() gives."
         )
-    whole = _plain(content, "content")
+    whole = plain_data(content, "content")
     header, records = whole.get("header") or {}, [{"note": None, "seconds": 0.0} | r for r in whole["records"]]
     series = gather(records)
     events = [r for r in records if r["measure"] == "nonfinite"]
     plots = timelines(series, [Point(r["step"], r["seconds"], None) for r in events])
     body = [_head(header, records, series, events)]
     if plots:
-        figures = "".join(_figure(plot) for plot in plots)
+        figures = "".join(figure_html(plot) for plot in plots)
         body.append(
             '<section id="evidence" aria-labelledby="h-evidence"><h2 id="h-evidence">Measured over the training</h2>'
             f'<div class="plots">{figures}</div>{_table(series)}</section>'
         )
     missing = _missing(records)
-    body += [missing, _raw("probe.json", " The probe's own file has them in full.")]
+    body += [missing, raw_html("probe.json", " The probe's own file has them in full.")]
     shown = {"evidence": ("Measured", bool(plots)), "skipped": ("Not measured", bool(missing)), "data": ("Data", True)}
     links = "".join(f'<a href="#{key}">{label}</a>' for key, (label, there) in shown.items() if there)
     title = f"Training of {header.get('model') or 'a model'}"
-    return _page(
+    return page_html(
         title,
         f'<nav aria-label="Sections">{links}</nav>',
         "".join(body),

@@ -69,6 +69,7 @@ def _examined(content: Content) -> str:
     ]
     name = subject["model"] or "The network"
     data = f" on {count(subject['samples'], 'sample')}" if subject["samples"] is not None else ""
+    data = f" on {count(subject['nodes'], 'node')}" if subject["nodes"] is not None else data
     if subject["data"]:
         data += f" of {subject['data']}" if data else f" on {subject['data']}"
     described = f"{name} ({joined(size)})" if size else name

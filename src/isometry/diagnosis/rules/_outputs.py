@@ -83,10 +83,11 @@ def large_outputs(evidence: Evidence) -> Iterator[Finding]:
         and case.likelihood == "categorical"
         and response.loss > 2 * max(case.chance, math.log(case.outputs))
     ):
+        net = "The network as it was read" if case.pretrained else "The untrained net"
         yield Finding(
             "warning",
             "logits_too_large",
-            f"The untrained net is sure of its guesses: its loss is {response.loss:.3g} nats where knowing nothing "
+            f"{net} is sure of its guesses: its loss is {response.loss:.3g} nats where knowing nothing "
             f"costs {case.chance:.3g} (logits of root mean square {rms:.3g}).",
             response.loss,
             case.chance,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
+from isometry.diagnosis._jacobian import JacobianEvidence
 from isometry.diagnosis.rules._quantities import EFOLDS
 
 __all__ = ["jacobian_conditioning", "rank", "step_size"]
@@ -21,9 +22,12 @@ def jacobian_conditioning(evidence: Evidence) -> Iterator[Finding]:
         At most one finding.
     """
     jacobian = evidence.jacobian
+    if jacobian is not None and jacobian.start is not None and not jacobian.between_hidden:
+        yield _of_embedded(jacobian)
+        return
     if (
         jacobian is None
-        or jacobian.start is None
+        or not jacobian.between_hidden
         or not math.isfinite(jacobian.mean_square)
         or jacobian.mean_square <= 0
     ):
@@ -42,7 +46,22 @@ def jacobian_conditioning(evidence: Evidence) -> Iterator[Finding]:
         expected,
         "largest singular value",
         "Orthogonal weights at the critical point keep all of them near 1." if bad else None,
-        (jacobian.start, jacobian.stop or "output"),
+        (jacobian.start or "input", jacobian.stop or "output"),
+    )
+
+
+def _of_embedded(jacobian: JacobianEvidence) -> Finding:
+    square = jacobian.mean_square
+    rms = f", root mean square {math.sqrt(square):.3g}" if math.isfinite(square) else ""
+    return Finding(
+        "info",
+        "jacobian",
+        f"The Jacobian {jacobian.of} has singular values up to {jacobian.s_max:.3g}{rms}.",
+        jacobian.s_max,
+        None,
+        "largest singular value",
+        None,
+        (jacobian.start or "input", jacobian.stop or "output"),
     )
 
 

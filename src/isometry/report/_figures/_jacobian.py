@@ -23,7 +23,7 @@ def jacobian(content: Content) -> Plot | None:
         The plot, or None where no singular value was measured.
     """
     section = content["jacobian"]
-    if section is None:
+    if section is None or section["complete"] is False:  # a histogram of the largest alone would show nothing
         return None
     rows = _rows(section["singular_values"])
     values = sorted(value for row in rows for value in row)
@@ -147,8 +147,9 @@ def _reading(section: JacobianSection, values: list[float], rows: list[list[floa
     largest = section["s_max"] if section["s_max"] is not None else values[-1]
     median = values[len(values) // 2]
     sentences = [
+        *([f"The Jacobian runs {section['of']}."] if section["of"] else []),
         f"{count(len(values), 'singular value')} at {count(inputs, 'input')}: the largest is {number(largest)}, "
-        f"the median {number(median)}, the smallest {number(values[0])}."
+        f"the median {number(median)}, the smallest {number(values[0])}.",
     ]
     zero = sum(1 for value in values if value == 0)
     if zero:
