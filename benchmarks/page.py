@@ -29,6 +29,7 @@ def render(results: Path = RESULTS) -> str:
         "models": models,
         "jacobian": jacobian,
         "orthogonal": orthogonal,
+        "manifolds": manifolds,
         "diagnose": whole,
         "probe": probe,
     }
@@ -173,6 +174,47 @@ def orthogonal(body: dict[str, Any]) -> str:
         f"At width {largest['width']}, |Q^T Q - I| is {largest['defects']['isometry']:.1e} against "
         f"{largest['defects']['torch']:.1e}.\n"
     )
+
+
+def manifolds(body: dict[str, Any]) -> str:
+    """Training on the Stiefel manifold."""
+    names: list[str] = []
+    for row in body["steps"]:
+        names += [n for n in row["competitors"] if n not in names]
+    parts = []
+    for method, title in (("sgd", "SGD"), ("adam", "Adam")):
+        columns = [row for row in body["steps"] if row["method"] == method]
+        rows = []
+        for name in names:
+            found = [row["competitors"].get(name) for row in columns]
+            if not any(found):
+                continue
+            cells = ["" if f is None else _step_cell(name, f) for f in found]
+            rows.append([name.replace("_", " "), *cells])
+        sizes = [f"{row['matrices']} of {row['rows']} x {row['columns']}" for row in columns]
+        parts.append(f"{title}:\n\n{table(['competitor', *sizes], rows)}")
+    off = []
+    for run in body["defects"]:
+        off += [
+            [f"{run['method']}: {name.replace('_', ' ')}", f"{f['largest_entry']:.1e}", f"{f['frobenius']:.1e}"]
+            for name, f in run["competitors"].items()
+        ]
+    first, deep = body["defects"][0], body["whole_run"]
+    head = [f"{first['width']} x {first['width']}, {first['steps']:,} steps", "largest entry", "Frobenius norm"]
+    return (
+        f"## Training on the Stiefel manifold\n\n{body['what'].capitalize()}. Times a step, and in brackets the ratio "
+        f"to isometry's.\n\n{parts[0]}\n{parts[1]}\nQ^T Q - I at the end:\n\n{table(head, off)}\n"
+        f"A tanh perceptron of {deep['depth']} layers of {deep['width']} on digits, batch {deep['batch']:,}: a step of "
+        f"RiemannianAdam with all hidden weights constrained takes {deep['times']['stiefel']['ratio_to_adam']:.2f} "
+        f"times as long as one of torch's Adam without constraint.\n"
+    )
+
+
+def _step_cell(name: str, found: dict[str, Any]) -> str:
+    if "missing" in found:
+        return str(found["missing"])
+    ratio = "" if name == "isometry" else f" ({found['ratio_to_isometry']:.2f}x)"
+    return f"{1e3 * found['median_s']:.1f} ms{ratio}"
 
 
 def whole(body: dict[str, Any]) -> str:

@@ -11,7 +11,22 @@ from typing import TYPE_CHECKING, Any
 from isometry._version import __version__
 
 if TYPE_CHECKING:
-    from isometry import data, diagnosis, init, linalg, measure, nn, papers, report, roles, tape, theory, training
+    from isometry import (
+        data,
+        diagnosis,
+        init,
+        linalg,
+        manifolds,
+        measure,
+        nn,
+        optim,
+        papers,
+        report,
+        roles,
+        tape,
+        theory,
+        training,
+    )
     from isometry.diagnosis import diagnose, prescribe
     from isometry.tape import Inputs
 
@@ -31,6 +46,8 @@ __all__ = [
     "data",
     "init",
     "measure",
+    "manifolds",
+    "optim",
     "training",
     "report",
     "diagnosis",

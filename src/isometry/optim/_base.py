@@ -1,0 +1,343 @@
+"""The base of every optimizer here: one step, in batches of equal parameters.
+
+What all of them share, so that no method repeats it:
+
+- parameters without gradients are skipped; sparse gradients and complex parameters are refused; gradients with NaN or
+  infinity are refused before anything has changed, by one look at all of them;
+- parameters of equal shape, dtype, device and options are one stack and one call;
+- state is kept in float32 (float64 for float64); parameters of lower precision have a float32 ``master`` there;
+- ``p.grad`` is not written to; ``maximize``, learning rates as numbers or tensors, closures, schedulers;
+- ``state_dict`` has plain tensors per parameter and keeps their dtypes on loading, so a resumed run is the same run.
+
+A method supplies rules (``Rule``): pure functions of stacks. It does not override ``step``.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+from torch import Tensor
+from torch._compile import _disable_dynamo
+
+from isometry.optim._batch import MASTER, Batch
+from isometry.optim._gradients import check_gradients
+from isometry.optim._polar_step import RotationError
+from isometry.optim._rule import Member, Rule
+from isometry.optim._sharded import is_sharded, local
+
+__all__ = ["Optimizer", "ParameterSource", "check_choice", "check_number", "check_switch"]
+
+ParameterSource: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
+
+# Stacks are made of parts of about this many bytes, so that a step needs no more than a few of them at once.
+STACK_BYTES = {"cpu": 32 << 20}
+STACK_BYTES_ELSEWHERE = 256 << 20
+
+
+class Optimizer(torch.optim.Optimizer):
+    """What the optimizers of this library have in common.
+
+    Attributes:
+        manifold_aware: Whether constrained weights (``isometry.manifolds.constrain_``) stay on their manifold.
+    """
+
+    manifold_aware: ClassVar[bool] = False
+    _batches: list[Batch] | None = None
+    _signature: object = None
+
+    def __init__(self, params: ParameterSource, defaults: dict[str, Any]) -> None:
+        super().__init__(params, defaults)
+
+    # -- what a method supplies ----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _rule(self, parameter: Tensor, options: dict[str, Any]) -> tuple[Rule, Any]:
+        """Choose how a parameter moves.
+
+        Args:
+            parameter: The parameter.
+            options: Its group.
+
+        Returns:
+            The rule, and what it needs to know about this parameter alone (``Member.tie``).
+        """
+
+    @abstractmethod
+    def _check_options(self, options: dict[str, Any]) -> None:
+        """Refuse senseless options by a sentence.
+
+        Args:
+            options: A group with all its options.
+        """
+
+    @abstractmethod
+    def _form(self, options: dict[str, Any]) -> tuple[Any, ...]:
+        """Give what of a group's options decides about its rules (not the numbers in their formulas).
+
+        Args:
+            options: A group.
+
+        Returns:
+            Something hashable.
+        """
+
+    def _ties(self) -> object:
+        """Give what tells whether parameters may have got other rules since the last step.
+
+        Returns:
+            Something that compares unequal then.
+        """
+        return None
+
+    # -- the step ------------------------------------------------------------------------------------------------------
+
+    @_disable_dynamo
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take one step.
+
+        Args:
+            closure: Evaluates the model anew and returns the loss.
+
+        Returns:
+            The closure's loss; None without one.
+
+        Raises:
+            ValueError: If a gradient is sparse or holds NaN or infinity: then no parameter and no state has changed.
+                If a step comes out infinite: then the parameters of the batches before have moved.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        batches = self._current_batches()
+        check_gradients([member for batch in batches for member in batch.members])
+        for batch in batches:
+            try:
+                computed = batch.compute(self._options(batch.group))
+            except RotationError as error:
+                names = ", ".join(member.name for member in batch.members[:3])
+                raise ValueError(
+                    f"{error} for {names}{', ...' if len(batch.members) > 3 else ''}: its gradient or learning rate is "
+                    "too large for the dtype; lower the learning rate or clip the gradients."
+                ) from None
+            batch.commit(*computed)
+        return loss
+
+    def _options(self, index: int) -> dict[str, Any]:
+        # A learning rate may be a tensor; formulas decide by its size, so it is read once.
+        group = self.param_groups[index]
+        return {
+            k: float(v) if isinstance(v, Tensor) and v.numel() == 1 else v for k, v in group.items() if k != "params"
+        }
+
+    # -- batches -------------------------------------------------------------------------------------------------------
+
+    def _current_batches(self) -> list[Batch]:
+        first_alike = self._alike()
+        forms = tuple(self._form(group) for group in self.param_groups)
+        given = tuple(tuple(id(p) for p in group["params"] if p.grad is not None) for group in self.param_groups)
+        signature = (given, first_alike, forms, self._ties())
+        batches = self._batches
+        if batches is None or signature != self._signature or not all(batch.intact() for batch in batches):
+            self._batches = batches = self._new_batches(first_alike)
+            self._signature = signature
+        return batches
+
+    def _alike(self) -> tuple[int, ...]:
+        """For each group, find the first group with equal options: their parameters may share batches.
+
+        Returns:
+            The numbers of groups.
+        """
+        seen: list[tuple[int, dict[str, Any]]] = []
+        found = []
+        for index, group in enumerate(self.param_groups):
+            mine = {k: v for k, v in group.items() if k not in ("params", "param_names", "name")}
+            same = next((i for i, options in seen if _equal(options, mine)), None)
+            if same is None:
+                seen.append((index, mine))
+            found.append(index if same is None else same)
+        return tuple(found)
+
+    def _new_batches(self, first_alike: Sequence[int]) -> list[Batch]:
+        members: dict[Any, list[Member]] = {}
+        rules: dict[Any, tuple[Rule, int]] = {}
+        for index, group in enumerate(self.param_groups):
+            for position, parameter in enumerate(group["params"]):
+                if parameter.grad is None:
+                    continue
+                rule, tie = self._rule(parameter, group)
+                member = Member(parameter, self._name(index, position), tie)
+                state = self.state[parameter]
+                _drop_foreign(state, rule, member)
+                key = (
+                    rule,
+                    first_alike[index],
+                    tuple(parameter.shape),
+                    tuple(local(parameter).shape),
+                    parameter.dtype,
+                    parameter.device,
+                    is_sharded(parameter) and (parameter.device_mesh, parameter.placements),
+                    int(state.get("step", 0)),
+                    frozenset(state),
+                )
+                members.setdefault(key, []).append(member)
+                rules[key] = (rule, first_alike[index])
+        return [
+            Batch(rules[key][0], part, rules[key][1], [self.state[m.parameter] for m in part])
+            for key, found in members.items()
+            for part in self._parts(found)
+        ]
+
+    def _parts(self, members: list[Member]) -> Iterable[list[Member]]:
+        first = members[0].parameter
+        limit = STACK_BYTES.get(first.device.type, STACK_BYTES_ELSEWHERE)
+        count = max(1, limit // max(1, 4 * first.numel()))
+        for begin in range(0, len(members), count):
+            yield members[begin : begin + count]
+
+    def _name(self, index: int, position: int) -> str:
+        group = self.param_groups[index]
+        names = group.get("param_names")
+        if names is not None:
+            return f"parameter {names[position]!r}"
+        return f"parameter {position} of group {index} (shape {tuple(group['params'][position].shape)})"
+
+    # -- groups and state ----------------------------------------------------------------------------------------------
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters, with options of their own where they have any.
+
+        Args:
+            param_group: ``{"params": ..., option: value, ...}``.
+
+        Raises:
+            TypeError: If a parameter is not real floating point.
+            ValueError: If an option makes no sense.
+        """
+        super().add_param_group(param_group)
+        added = self.param_groups[-1]
+        try:
+            for position, parameter in enumerate(added["params"]):
+                if not parameter.is_floating_point():
+                    name = self._name(len(self.param_groups) - 1, position)
+                    raise TypeError(
+                        f"{name} has dtype {parameter.dtype}, but the steps are made of real numbers; pass real "
+                        "floating-point parameters only (torch.view_as_real shows a complex one as such)."
+                    )
+            self._check_options(added)
+        except (TypeError, ValueError):
+            self.param_groups.pop()
+            raise
+        self._batches = None
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what ``state_dict`` gave; state keeps the dtype that it was saved with.
+
+        Args:
+            state_dict: The saved state.
+        """
+        super().load_state_dict(state_dict)
+        self._batches = None
+        # torch casts state to the parameter's dtype, which would round the float32 state of a bfloat16 parameter.
+        saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        for number, parameter in zip(saved_ids, parameters, strict=True):
+            for name, value in state_dict["state"].get(number, {}).items():
+                if isinstance(value, Tensor) and name != "step":
+                    self.state[parameter][name] = value.to(device=parameter.device, copy=True)
+        for group in self.param_groups:
+            self._check_options(group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._batches = None
+
+
+def _drop_foreign(state: dict[str, Any], rule: Rule, member: Member) -> None:
+    """Forget the state that another rule has left behind."""
+    known = {*rule.names(), "step", MASTER}
+    foreign = sorted(set(state) - known)
+    if not foreign:
+        return
+    if not any(name in state for name in rule.names()):
+        warnings.warn(
+            f"{member.name} moves by another rule than before (its state has {', '.join(foreign)}), so its state "
+            "begins anew; if it was to stay constrained, copy the model and the optimizer together "
+            "(copy.deepcopy((model, optimizer))).",
+            UserWarning,
+            stacklevel=5,
+        )
+        state.clear()
+    for name in foreign:
+        state.pop(name, None)
+
+
+def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    if a.keys() != b.keys():
+        return False
+    return all(
+        a[k] is b[k] or (not isinstance(a[k], Tensor) and not isinstance(b[k], Tensor) and a[k] == b[k]) for k in a
+    )
+
+
+def check_number(argument: str, value: Any, *, below: float = math.inf, optional: bool = False) -> None:
+    """Insist on a finite number, or a tensor of one, that is at least zero.
+
+    Args:
+        argument: The option's name.
+        value: What was given.
+        below: It must also be less than this.
+        optional: Whether None will do.
+
+    Raises:
+        TypeError: If it is not a number.
+        ValueError: If it is out of its range.
+    """
+    if optional and value is None:
+        return
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = float(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{argument} must be a number, got {type(value).__name__}; pass a float.")
+    if not (math.isfinite(value) and 0 <= value < below):
+        wanted = "a finite number >= 0" if below == math.inf else f"at least 0 and below {below:g}"
+        raise ValueError(f"{argument} must be {wanted}, got {value}.")
+
+
+def check_switch(argument: str, value: Any) -> None:
+    """Insist on True or False.
+
+    Args:
+        argument: The option's name.
+        value: What was given.
+
+    Raises:
+        TypeError: If it is something else.
+    """
+    if not isinstance(value, bool):
+        raise TypeError(f"{argument} must be True or False, got {value!r}.")
+
+
+def check_choice(argument: str, value: Any, known: Sequence[str]) -> None:
+    """Insist on one of some names.
+
+    Args:
+        argument: The option's name.
+        value: What was given.
+        known: The names.
+
+    Raises:
+        ValueError: If it is none of them; the message has near matches.
+    """
+    if value not in known:
+        from isometry._base import unknown_name
+
+        error = unknown_name(argument, value, known)
+        raise error

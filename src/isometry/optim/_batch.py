@@ -1,0 +1,141 @@
+"""A batch: parameters of one rule, shape, dtype and device that are stepped as one stack.
+
+The optimizer's state has a tensor per parameter, as everyone expects. Between steps these tensors are views of stacks,
+so that nothing is gathered in the next step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isometry.linalg._precision import working_dtype
+from isometry.optim._rule import Elementwise, Member, Options, Rule, State
+from isometry.optim._sharded import local, sharded_like, version
+
+__all__ = ["Batch"]
+
+MASTER = "master"
+
+
+class Batch:
+    """Parameters that are stepped together, with their stacked state.
+
+    Attributes:
+        rule: How they move.
+        members: The parameters.
+        group: The number of the first parameter group with their options.
+        progress: How many steps they have taken.
+    """
+
+    def __init__(self, rule: Rule, members: Sequence[Member], group: int, states: Sequence[dict[str, Any]]) -> None:
+        self.rule = rule
+        self.members = tuple(members)
+        self.group = group
+        self.states = tuple(states)
+        self.storage = members[0].parameter.dtype
+        self.dtype = working_dtype(self.storage)
+        self.progress = int(states[0]["step"]) if "step" in states[0] else 0
+        self.steps = torch.full((len(members),), float(self.progress))
+        self.stacks: State = {}
+        self._versions: tuple[int, ...] | None = None
+        self._gather()
+        self._scatter()
+
+    def intact(self) -> bool:
+        """Tell whether the optimizer's state still is what this batch keeps.
+
+        Returns:
+            False once somebody has put other tensors there.
+        """
+        return all(
+            state.get(name) is view
+            for state, views in zip(self.states, self._views, strict=True)
+            for name, view in views
+        )
+
+    def compute(self, options: Options) -> tuple[Tensor, State]:
+        """Compute a step without taking it.
+
+        Args:
+            options: The group's options.
+
+        Returns:
+            The new values and state, for ``commit``.
+        """
+        value = self._values()
+        gradients = [self.rule.read(m, m.parameter.grad) for m in self.members if m.parameter.grad is not None]
+        gradient = _joined(gradients).to(self.dtype)
+        if options.get("maximize", False):
+            gradient = gradient.neg()
+        state = {name: stack for name, stack in self.stacks.items() if name != MASTER}
+        return self.rule.update(value, gradient, state, self.progress + 1, options, self.context)
+
+    def commit(self, value: Tensor, state: State) -> None:
+        """Write a computed step.
+
+        Args:
+            value: The new values.
+            state: The new state.
+        """
+        targets = [local(m.parameter) for m in self.members]
+        parts = value.chunk(len(self.members))
+        torch._foreach_copy_(targets, [self.rule.write(m, part) for m, part in zip(self.members, parts, strict=True)])
+        self.progress += 1
+        self.steps += 1
+        self.stacks = dict(state)
+        if self.storage != self.dtype:
+            self.stacks[MASTER] = value
+        self._scatter()
+        self._versions = tuple(version(m.parameter) for m in self.members)
+
+    def _values(self) -> Tensor:
+        stored = _joined([self.rule.read(m, m.parameter) for m in self.members])
+        versions = tuple(version(m.parameter) for m in self.members)
+        # Whoever writes to a parameter moves its version counter, so between our own steps nothing is to be looked at.
+        untouched = versions == self._versions
+        if self.storage == self.dtype:
+            value = stored
+        elif MASTER in self.stacks:
+            value = self.stacks[MASTER]
+            if not untouched:
+                value = torch.where(stored == value.to(self.storage), value, stored.to(self.dtype))
+        else:
+            value = stored.to(self.dtype)
+        return value if untouched else self.rule.admit(value, self.members, self.storage, self.context)
+
+    def _gather(self) -> None:
+        value = _joined([self.rule.read(m, m.parameter) for m in self.members]).to(self.dtype)
+        self.context = self.rule.context(self.members, value)
+        wanted = self.rule.names()
+        known = [name for name in wanted if all(name in state for state in self.states)]
+        fresh = self.rule.begin(value, len(self.members)) if len(known) < len(wanted) else {}
+        for name in wanted:
+            stacked = [self._unviewed(state[name]) for state in self.states] if name in known else None
+            self.stacks[name] = torch.cat(stacked) if stacked is not None else fresh[name]
+        if self.storage != self.dtype and all(MASTER in state for state in self.states):
+            self.stacks[MASTER] = torch.cat([self._unviewed(state[MASTER]) for state in self.states])
+
+    def _scatter(self) -> None:
+        """Put views of the stacks into the optimizer's state."""
+        columns: dict[str, Sequence[Tensor]] = {"step": self.steps.unbind()}
+        for name, stack in self.stacks.items():
+            parts = stack.chunk(len(self.members))
+            columns[name] = [self._viewed(m, part) for m, part in zip(self.members, parts, strict=True)]
+        self._views = [tuple((name, views[i]) for name, views in columns.items()) for i in range(len(self.members))]
+        for state, views in zip(self.states, self._views, strict=True):
+            state.update(views)
+
+    def _viewed(self, member: Member, part: Tensor) -> Tensor:
+        # An entry per entry of the parameter: shaped, and sharded, as the parameter is.
+        return sharded_like(part.squeeze(0), member.parameter) if isinstance(self.rule, Elementwise) else part
+
+    def _unviewed(self, kept: Tensor) -> Tensor:
+        return local(kept).unsqueeze(0) if isinstance(self.rule, Elementwise) else kept
+
+
+def _joined(values: Sequence[Tensor]) -> Tensor:
+    return values[0] if len(values) == 1 else torch.cat(list(values))

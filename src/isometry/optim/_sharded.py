@@ -1,0 +1,117 @@
+"""Parameters of which every process holds a part (DTensor, as FSDP2 makes them), in a few functions.
+
+Nothing of ``torch.distributed`` is imported until a sharded parameter is met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["agreed_maximum", "is_sharded", "local", "local_part", "same_placement", "sharded_like", "version", "whole"]
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether a tensor is a DTensor.
+
+    Returns:
+        Whether it is.
+    """
+    return hasattr(tensor, "full_tensor")
+
+
+def local(tensor: Tensor) -> Tensor:
+    """Give what this process holds of a tensor.
+
+    Returns:
+        A plain detached tensor that shares its memory.
+    """
+    held: Any = tensor.detach()
+    part: Tensor = held.to_local() if is_sharded(tensor) else held
+    return part
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gather a tensor; all processes must ask at the same point.
+
+    Returns:
+        A plain detached tensor of the full shape.
+    """
+    held: Any = tensor.detach()
+    gathered: Tensor = held.full_tensor() if is_sharded(tensor) else held
+    return gathered
+
+
+def local_part(value: Tensor, parameter: Any) -> Tensor:
+    """Cut this process's part out of a value that all processes have; nothing is sent.
+
+    Returns:
+        A plain tensor of the shape of the parameter's local part.
+    """
+    if not is_sharded(parameter):
+        return value
+    from torch.distributed.tensor import distribute_tensor
+
+    parted: Any = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+    part: Tensor = parted.to_local()
+    return part
+
+
+def same_placement(tensor: Any, parameter: Any) -> Tensor:
+    """Bring a sharded gradient to the placement of its parameter, if it has another one.
+
+    Returns:
+        The tensor.
+    """
+    if is_sharded(tensor) and is_sharded(parameter) and tensor.placements != parameter.placements:
+        return tensor.redistribute(parameter.device_mesh, parameter.placements)  # type: ignore[no-any-return]
+    return tensor  # type: ignore[no-any-return]
+
+
+def sharded_like(part: Tensor, parameter: Any) -> Tensor:
+    """Declare a part of a state to be sharded as its parameter is, so that checkpoints gather it.
+
+    Returns:
+        A DTensor around the part; the part itself for plain parameters.
+    """
+    if not is_sharded(parameter):
+        return part
+    from torch.distributed.tensor import DTensor
+
+    return DTensor.from_local(
+        part,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
+def version(parameter: Any) -> int:
+    """Count the writes to a parameter that torch has seen.
+
+    Returns:
+        A number that grows with each of them.
+    """
+    return int(parameter._version + (parameter._local_tensor._version if is_sharded(parameter) else 0))
+
+
+def agreed_maximum(number: int, parameters: Sequence[Any]) -> int:
+    """Take the largest of all processes' numbers, over the meshes of the sharded parameters among those given.
+
+    Returns:
+        The number itself if none is sharded.
+    """
+    meshes = {id(p.device_mesh): p.device_mesh for p in parameters if is_sharded(p)}
+    if not meshes:
+        return number
+    from torch.distributed.tensor import DTensor, Partial
+
+    for mesh in meshes.values():
+        mine = torch.tensor([number], dtype=torch.int64, device=mesh.device_type)
+        number = int(DTensor.from_local(mine, mesh, [Partial("max")] * mesh.ndim, run_check=False).full_tensor())
+    return number

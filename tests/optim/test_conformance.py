@@ -1,0 +1,238 @@
+"""Every optimizer of the room on every problem; see problems.py, where a new one joins."""
+
+from __future__ import annotations
+
+import copy
+import io
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+from isometry import manifolds
+from tests.optim.problems import CONSTRAINTS, OPTIMIZERS, batch, flat, gen, mixed, train
+
+each = pytest.mark.parametrize("entry", OPTIMIZERS, ids=lambda e: e.name)
+constrained = pytest.mark.parametrize("constraint", CONSTRAINTS)
+
+
+@each
+def test_a_quadratic_is_minimized(entry):
+    p = nn.Parameter(torch.full((3, 2), 2.0))
+    optimizer = entry.make([p], entry.lr)
+    for _ in range(400):
+        optimizer.zero_grad()
+        (p**2).sum().backward()
+        optimizer.step()
+    assert float(p.detach().abs().max()) < 0.02
+
+
+@each
+def test_the_rosenbrock_valley_is_followed(entry):
+    p = nn.Parameter(torch.tensor([0.0, 0.0], dtype=torch.float64))
+    optimizer = entry.make([p], entry.lr * 0.003 if "SGD" in entry.name else entry.lr)
+    for _ in range(1000):
+        optimizer.zero_grad()
+        ((1 - p[0]) ** 2 + 100 * (p[1] - p[0] ** 2) ** 2).backward()
+        optimizer.step()
+    assert float(((p.detach() - 1) ** 2).sum()) < 0.8  # from 2
+
+
+@each
+def test_procrustes_is_solved_on_the_manifold(entry):
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 7, bias=False)
+    manifolds.constrain_(layer, "stiefel", names="weight", scale=1.0)
+    target = torch.randn(7, 4, generator=gen())
+    optimizer = entry.make(layer.parameters(), entry.lr)
+    for step in range(1000):
+        layer.weight.grad = -target
+        optimizer.param_groups[0]["lr"] = entry.lr * 0.997**step
+        optimizer.step()
+    u, _, vh = torch.linalg.svd(target, full_matrices=False)
+    assert torch.allclose(layer.weight.detach(), u @ vh, atol=0.02)
+    assert manifolds.check(layer).ok
+
+
+@each
+@constrained
+def test_a_mixed_model_learns_and_stays_where_it_belongs(entry, constraint):
+    model = mixed(constraint)
+    frozen = model.frozen.weight.clone()
+    losses = train(model, entry.make(model.parameters(), entry.lr), 60)
+    assert losses[-1] < 0.9 * losses[0]
+    assert manifolds.check(model).ok
+    assert torch.equal(model.frozen.weight, frozen)
+
+
+@each
+@constrained
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_resumed_run_is_the_same_run_to_the_bit(entry, constraint, dtype):
+    whole = mixed(constraint, dtype)
+    optimizer = entry.make(whole.parameters(), entry.lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
+    train(whole, optimizer, 35, scheduler)
+
+    first = mixed(constraint, dtype)
+    optimizer = entry.make(first.parameters(), entry.lr)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
+    train(first, optimizer, 20, scheduler)
+    file = io.BytesIO()
+    torch.save([first.state_dict(), optimizer.state_dict(), scheduler.state_dict()], file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+
+    second = mixed(constraint, dtype)
+    optimizer = entry.make(second.parameters(), 1e-9)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
+    second.load_state_dict(saved[0])
+    optimizer.load_state_dict(saved[1])
+    scheduler.load_state_dict(saved[2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # what was saved is on the manifold
+        train(second, optimizer, 15, scheduler)
+    assert torch.equal(flat(whole), flat(second))
+
+
+@each
+@constrained
+def test_a_copy_goes_on_as_the_original(entry, constraint):
+    model = mixed(constraint)
+    optimizer = entry.make(model.parameters(), entry.lr)
+    train(model, optimizer, 5)
+    twin, twin_optimizer = copy.deepcopy((model, optimizer))
+    train(model, optimizer, 5)
+    before = flat(twin)
+    train(twin, twin_optimizer, 5)
+    assert torch.equal(flat(model), flat(twin))
+    assert not torch.equal(before, flat(twin))
+
+
+@each
+@constrained
+def test_bfloat16_follows_float32_and_has_a_float32_master(entry, constraint):
+    low, high = mixed(constraint, torch.bfloat16), mixed(constraint)
+    losses = train(low, optimizer := entry.make(low.parameters(), entry.lr), 40)
+    reference = train(high, entry.make(high.parameters(), entry.lr), 40)
+    assert losses[-1] < 0.95 * losses[0]
+    assert abs(losses[-1] - reference[-1]) < 0.25 * reference[0]
+    state = optimizer.state[low.square.weight]
+    assert all(t.dtype == torch.float32 for t in state.values())
+    assert low.square.weight.dtype == torch.bfloat16
+    assert manifolds.check(low).ok
+
+
+@each
+@constrained
+def test_gradients_are_not_written_to_and_zero_steps_change_nothing(entry, constraint):
+    model = mixed(constraint)
+    optimizer = entry.make(model.parameters(), entry.lr, maximize=True)
+    x, y = batch()
+    ((model(x) - y) ** 2).mean().backward()
+    grads = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    optimizer.step()
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(grads, (p.grad for p in model.parameters() if p.grad is not None), strict=True)
+    )
+    model = mixed(constraint)
+    before = flat(model)
+    optimizer = entry.make(model.parameters(), entry.lr)
+    optimizer.step()  # no gradient at all
+    for p in model.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert torch.equal(flat(model), before)
+
+
+@each
+@constrained
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_gradients_that_are_not_finite_are_refused_and_nothing_changes(entry, constraint, value):
+    model = mixed(constraint)
+    optimizer = entry.make(model.named_parameters(), entry.lr)
+    train(model, optimizer, 2)
+    before, state = flat(model), copy.deepcopy(optimizer.state_dict()["state"])
+    model.wide.weight.grad[1, 2] = value
+    words = (
+        r"the gradient of parameter 'wide.weight' holds 1 non-finite value \(NaN or infinity\) of 36; no parameter was"
+    )
+    with pytest.raises(ValueError, match=words):
+        optimizer.step()
+    assert torch.equal(flat(model), before)
+    after = optimizer.state_dict()["state"]
+    assert all(torch.equal(after[i][k], state[i][k]) for i in state for k in state[i])
+
+
+@each
+def test_finite_gradients_whose_squares_overflow_are_taken(entry):
+    p = nn.Parameter(torch.ones(3))
+    p.grad = torch.full((3,), 1e30)
+    entry.make([p], 1e-35).step()
+    assert bool(torch.isfinite(p).all())
+
+
+@each
+def test_what_cannot_be_taken_is_refused(entry):
+    with pytest.raises(TypeError, match=r"parameter 0 of group 0 .*dtype torch.complex64, but .*view_as_real"):
+        entry.make([nn.Parameter(torch.zeros(2, dtype=torch.complex64))], entry.lr)
+    embedding = nn.Embedding(5, 2, sparse=True)
+    optimizer = entry.make(embedding.named_parameters(), entry.lr)
+    embedding(torch.tensor([1])).sum().backward()
+    before = embedding.weight.detach().clone()
+    with pytest.raises(ValueError, match=r"parameter 'weight' has a sparse gradient .* pass sparse=False"):
+        optimizer.step()
+    assert torch.equal(embedding.weight, before)
+
+
+@each
+@constrained
+def test_stacks_do_not_change_what_a_parameter_does(entry, constraint):
+    """A parameter moves as it would alone: no state is shared between the members of a batch."""
+    model, other = mixed(constraint), mixed(constraint)
+    ours = entry.make(model.parameters(), entry.lr)
+    alone = [entry.make([p], entry.lr) for p in other.parameters() if p.requires_grad]
+    x, y = batch()
+    for _ in range(5):
+        for net, optimizers in ((model, [ours]), (other, alone)):
+            net.zero_grad()
+            ((net(x) - y) ** 2).mean().backward()
+            for optimizer in optimizers:
+                optimizer.step()
+    assert torch.allclose(flat(model), flat(other), atol=1e-6)
+
+
+@each
+def test_accumulated_gradients_are_the_gradient_of_the_sum(entry):
+    ends = []
+    for parts in (1, 4):
+        model = mixed("stiefel", torch.float64)
+        optimizer = entry.make(model.parameters(), entry.lr)
+        x, y = batch(torch.float64)
+        for _ in range(4):
+            optimizer.zero_grad()
+            for a, b in zip(x.chunk(parts), y.chunk(parts), strict=True):
+                (((model(a) - b) ** 2).mean() / parts).backward()
+            optimizer.step()
+        ends.append(flat(model))
+    assert torch.allclose(*ends, atol=1e-10)
+
+
+@each
+def test_autocast_trains(entry):
+    model = mixed("stiefel")
+    optimizer = entry.make(model.parameters(), entry.lr)
+    x, y = batch()
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = model(x)
+        loss = ((out.float() - y) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.95 * losses[0]
+    assert manifolds.check(model).ok
