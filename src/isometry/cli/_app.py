@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from isometry._version import __version__
+from isometry.cli._compare import compare
 from isometry.cli._diagnose import diagnose
 from isometry.cli._papers import papers
 from isometry.cli._prescribe import prescribe
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.command()(diagnose)
 app.command()(prescribe)
+app.command()(compare)
 app.add_typer(theory)
 app.add_typer(papers)
 app.command()(roles)
@@ -52,6 +54,7 @@ def root(
       isometry diagnose mlp:depth=100,width=100,activation=tanh --prove 300
       isometry diagnose model.py:build --data data.npz --out report
       isometry prescribe model.py:build --write init.safetensors
+      isometry compare experiment.toml --out results
       isometry theory critical tanh --q-star 1/64
       isometry papers list
       isometry report probe.jsonl --out report

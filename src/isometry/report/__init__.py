@@ -5,10 +5,12 @@ A report is drawn from plain data (``Content``), the same that ``diagnosis.json`
 
 from __future__ import annotations
 
+from isometry.report._comparison import render_comparison
 from isometry.report._content import (
     Change,
     Content,
     CostSection,
+    CoverageSection,
     CriticalLine,
     FindingItem,
     FisherSection,
@@ -24,7 +26,9 @@ from isometry.report._content import (
     SkippedItem,
     Subject,
     TrainingRun,
+    UncoveredItem,
 )
+from isometry.report._coverage import coverage_sentence
 from isometry.report._notebook import notebook_html
 from isometry.report._page import render, render_phase_diagram
 from isometry.report._terminal import print_findings
@@ -38,9 +42,11 @@ __all__ = [
     "write",
     "render_phase_diagram",
     "render_timeline",
+    "render_comparison",
     # elsewhere
     "notebook_html",
     "print_findings",
+    "coverage_sentence",
     # files that are there whole or not at all
     "write_text",
     # what a report is drawn from
@@ -54,6 +60,8 @@ __all__ = [
     "LawCurve",
     "FisherSection",
     "HiddenFisher",
+    "CoverageSection",
+    "UncoveredItem",
     "PhaseSection",
     "PhasePoint",
     "CriticalLine",

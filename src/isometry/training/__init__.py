@@ -3,6 +3,7 @@
 The loop is no trainer: no schedules, no checkpoints, no devices to choose. It answers one question, whether a network's
 training loss comes down in a few hundred steps, and answers it in the same way for every network. ``Probe`` follows
 measurements in anybody's own training, and its callbacks do so in the trainers of Lightning and transformers.
+``compare`` trains the grid of an experiment file, in a way that survives being killed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from isometry.training._probe_record import Gap
 from isometry.training._threads import suitable_threads
 
 if TYPE_CHECKING:
+    from isometry.training import compare
     from isometry.training._hf import ProbeTrainerCallback
     from isometry.training._lightning import ProbeCallback
 
@@ -39,6 +41,8 @@ __all__ = [
     "read_probe",
     "ProbeCallback",
     "ProbeTrainerCallback",
+    # whole experiments: a grid, trained and compared
+    "compare",
     # what it minimises, and what a network without knowledge would score
     "Likelihood",
     "chance_loss",
@@ -54,4 +58,6 @@ _CALLBACKS = {"ProbeCallback": "isometry.training._lightning", "ProbeTrainerCall
 def __getattr__(name: str) -> Any:
     if name in _CALLBACKS:  # these import a trainer's library, which takes seconds and may not be there
         return getattr(importlib.import_module(_CALLBACKS[name]), name)
+    if name == "compare":
+        return importlib.import_module("isometry.training.compare")
     raise AttributeError(f"module 'isometry.training' has no attribute {name!r}")
