@@ -1,0 +1,1 @@
+"""Existence, Stability and Scalability of Orthogonal Convolutional Neural Networks (2022)."""
