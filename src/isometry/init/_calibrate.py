@@ -122,7 +122,7 @@ class _Calibration:
         )
         old = slot.read()
         value = standard_normal(
-            row.shape, dtype=old.dtype, device=old.device, generator=stream(self.seed, row.name, old.device)
+            row.shape, dtype=old.dtype, device=old.device, generator=stream(self.seed, row.name)
         )
         value *= gain
         padding = getattr(module, "padding_idx", None)

@@ -105,7 +105,7 @@ def _level(
         middle = (low + high) / 2
         for slot, value in zip(slots, start, strict=True):
             slot.write(middle * value)
-        growth = _gradient_growth(module, x, stream(seed, name, x.device))
+        growth = _gradient_growth(module, x, stream(seed, name))
         low, high = (middle, high) if growth < 1 else (low, middle)
     for slot, value in zip(slots, start, strict=True):
         why = "gradients are as large at the first step as at the last"

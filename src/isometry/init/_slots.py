@@ -95,7 +95,7 @@ def draw(row: ParameterRow, like: Tensor, *, gain: float, weights: str, seed: in
     Returns:
         The weight; stacked blocks (gates, q/k/v), groups and batches are independent matrices.
     """
-    generator = stream(seed, row.name, like.device)
+    generator = stream(seed, row.name)  # on the CPU: the same weights on every device
     if weights == "gaussian":
         return gaussian(
             row.shape, sigma=gain, fan_in=row.fan_in, dtype=like.dtype, device=like.device, generator=generator

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from isometry._base import IGNORED, Cost, stopwatch
+from isometry.linalg._precision import working_dtype
 from isometry.measure._guards import (
     check_model,
     check_per_sample,
@@ -159,7 +160,7 @@ def _losses(output: Tensor, targets: Tensor | None, generator: torch.Generator |
             f"targets lie in {low}..{high}, but the model has {classes} outputs; labels must be 0..{classes - 1}."
         )
     flat = torch.nn.functional.cross_entropy(
-        logits.float().reshape(-1, classes), labels.flatten(), reduction="none", ignore_index=IGNORED
+        logits.to(working_dtype(logits.dtype)).reshape(-1, classes), labels.flatten(), reduction="none", ignore_index=IGNORED
     ).reshape(len(output), -1)
     # Of samples with fewer labels than others each label counts the same, as in the usual mean over positions.
     return "cross-entropy", flat.sum(1) * (len(output) / known.numel())
