@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from isometry.linalg._precision import working_dtype
+from isometry.optim._polar_step import lies_down
 from isometry.optim._rule import Elementwise, Member, Options, Rule, State
 from isometry.optim._sharded import local, sharded_like, version
 
@@ -71,6 +72,10 @@ class Batch:
         gradient = _joined(gradients).to(self.dtype)
         if options.get("maximize", False):
             gradient = gradient.neg()
+        elif self.rule.consumes and len(self.members) == 1 and self.storage == self.dtype:
+            gradient = gradient.clone()  # else it is a copy already
+        if self.rule.consumes and (len(self.members) == 1 or value is self.stacks.get(MASTER)):
+            value = value.clone()
         state = {name: stack for name, stack in self.stacks.items() if name != MASTER}
         return self.rule.update(value, gradient, state, self.progress + 1, options, self.context)
 
@@ -115,9 +120,9 @@ class Batch:
         fresh = self.rule.begin(value, len(self.members)) if len(known) < len(wanted) else {}
         for name in wanted:
             stacked = [self._unviewed(state[name]) for state in self.states] if name in known else None
-            self.stacks[name] = torch.cat(stacked) if stacked is not None else fresh[name]
+            self.stacks[name] = _joined(stacked) if stacked is not None else fresh[name]
         if self.storage != self.dtype and all(MASTER in state for state in self.states):
-            self.stacks[MASTER] = torch.cat([self._unviewed(state[MASTER]) for state in self.states])
+            self.stacks[MASTER] = _joined([self._unviewed(state[MASTER]) for state in self.states])
 
     def _scatter(self) -> None:
         """Put views of the stacks into the optimizer's state."""
@@ -138,4 +143,8 @@ class Batch:
 
 
 def _joined(values: Sequence[Tensor]) -> Tensor:
-    return values[0] if len(values) == 1 else torch.cat(list(values))
+    if len(values) == 1:
+        return values[0]
+    if all(lies_down(v) for v in values):  # copied as they are stored, not entry by entry across the rows
+        return torch.cat([v.mT for v in values]).mT
+    return torch.cat(list(values))

@@ -11,6 +11,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -57,6 +58,8 @@ class Constrained(Rule):
         manifold: The manifold of the upright matrices.
         learned: Whether the scale s moves.
     """
+
+    consumes: ClassVar[bool] = True
 
     geometry: Geometry
     manifold: Manifold
@@ -171,12 +174,14 @@ class Constrained(Rule):
         """
         scales = self._scales(value, context)
         s = _spread(scales, value)
+        # Before anything is overwritten. <G, Q> = <G, W> / s.
+        pull = torch.linalg.vector_norm(gradient, dim=(-2, -1), keepdim=True) * s
+        slope = (gradient * value).sum((-2, -1)).view(len(scales), -1).sum(-1) / scales if self.learned else None
         move, momentum, new = self._direction(value, gradient, s, state, step, options)
         lengths = torch.linalg.vector_norm(move.v, dim=(-2, -1), keepdim=True)
         length = largest(lengths)
         new["defect"] = state["defect"]
         if self.geometry.straight:
-            pull = torch.linalg.vector_norm(gradient, dim=(-2, -1), keepdim=True) * s
             astray = self.geometry.astray(move, lengths, pull)
             value, move, new["defect"] = self._keep(value, move, lengths, astray, s, state["defect"], step)
         reached, momentum = self.geometry.move(value, move, momentum, s)
@@ -184,13 +189,11 @@ class Constrained(Rule):
             reached = polish(polish(reached, s), s)
         if momentum is not None:
             new[self.momentum] = momentum
-        if self.learned:
-            # <G, Q> = <G, W> / s
-            slope = (gradient * value).sum((-2, -1)).view(len(scales), -1).sum(-1) / scales
+        if slope is not None:
             change, moved = self._rescale(slope, state, step, options)
             new |= moved
             # A scale is positive; one step takes at most nine tenths of it.
-            reached = reached * _spread((1 + change / scales).clamp_min(0.1), value)
+            reached = reached * _spread((1 + change / scales).clamp_min(0.1), reached)
         return reached, new
 
     def _scales(self, value: Tensor, context: State) -> Tensor:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from isometry.manifolds import Manifold
-from isometry.optim._polar_step import polar_columns, polar_rotation, skew, sym
+from isometry.optim._polar_step import plus_product, polar_columns, polar_rotation, skew, sym
 
 __all__ = ["Body", "Columns", "General", "Geometry", "Move"]
 
@@ -51,7 +51,10 @@ class Move(NamedTuple):
 
 
 class Geometry(ABC):
-    """The operations that an optimizer's formula is made of. Subclasses are frozen dataclasses."""
+    """The operations that an optimizer's formula is made of. Subclasses are frozen dataclasses.
+
+    Points and gradients that are given may be overwritten: a gradient is asked for once, and a point left for good.
+    """
 
     suffix: str  # of the names of states that hold tangent vectors
     straight = False  # whether very small steps may go straight on, without coming back to the manifold
@@ -165,12 +168,16 @@ class Columns(Geometry):
     def gradient(self, x: Tensor, g: Tensor, s: Tensor) -> Tensor:
         """Return G - Q sym(Q^T G) in the embedded metric, G - Q G^T Q in the canonical one."""
         if not self.canonical:
-            return self.tangent(x, s * g, s)
-        return torch.baddbmm(s * g, x, torch.bmm(g.mT, x).div_(s), alpha=-1)
+            return self._less_normal(x, g.mul_(s), s)
+        inner = torch.bmm(g.mT, x)
+        return plus_product(g.mul_(s), x, inner.div_(s), alpha=-1)
 
     def tangent(self, x: Tensor, v: Tensor, s: Tensor) -> Tensor:
         """Return v - Q sym(Q^T v)."""
-        return torch.baddbmm(v, x, sym(torch.bmm(x.mT, v)).div_(s * s), alpha=-1)
+        return self._less_normal(x, v.clone(), s)
+
+    def _less_normal(self, x: Tensor, v: Tensor, s: Tensor) -> Tensor:
+        return plus_product(v, x, sym(torch.bmm(x.mT, v)).div_(s * s), alpha=-1)
 
     def squares(self, x: Tensor, v: Tensor, s: Tensor) -> Tensor:
         """Return |v|^2, or |v|^2 - |Q^T v|^2 / 2 in the canonical metric."""
@@ -184,15 +191,13 @@ class Columns(Geometry):
         """Return the sum, projected once: in the embedded metric both are the same projection."""
         if self.canonical:
             return super().blend(x, momentum, g, decay, weight, s)
-        return self.tangent(x, torch.add(decay * momentum, s * g, alpha=weight), s)
+        return self._less_normal(x, torch.addcmul(decay * momentum, s * weight, g), s)
 
     def move(self, x: Tensor, move: Move, momentum: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the polar factor; the momentum is projected when it arrives."""
-        y = torch.addcmul(x, s, move.v)
-        if move.flat:
-            return y, momentum
         moved = torch.linalg.vector_norm(move.v, dim=(-2, -1), keepdim=True) > 0
-        return polar_columns(y, s, moved), momentum
+        y = x.addcmul_(s, move.v)
+        return (y if move.flat else polar_columns(y, s, moved, out=move.v)), momentum
 
 
 @dataclass(frozen=True)

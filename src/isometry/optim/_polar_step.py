@@ -34,6 +34,8 @@ __all__ = [
     "drift_budget",
     "gram_defect",
     "largest",
+    "lies_down",
+    "plus_product",
     "polar_columns",
     "polar_rotation",
     "polish",
@@ -69,6 +71,35 @@ def skew(a: Tensor) -> Tensor:
         (a - a^T) / 2.
     """
     return (a - a.mT).mul_(0.5)
+
+
+def lies_down(a: Tensor) -> bool:
+    """Tell whether matrices are views of their transposes, as upright views of wide weights are.
+
+    Products and sums of such are several times faster where the result lies the same way.
+
+    Returns:
+        Whether it is so.
+    """
+    return a.ndim == 3 and not a.is_contiguous() and a.mT.is_contiguous()
+
+
+def plus_product(a: Tensor, x: Tensor, b: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """Add alpha x b to ``a``, which is nobody else's, in place; a result that lies down stays so.
+
+    Args:
+        a: Shape ``(batch, n, p)``.
+        x: Shape ``(batch, n, p)``.
+        b: Shape ``(batch, p, p)``.
+        alpha: The factor.
+
+    Returns:
+        ``a``.
+    """
+    if lies_down(a):
+        a.mT.baddbmm_(b.mT, x.mT, alpha=alpha)
+        return a
+    return a.baddbmm_(x, b, alpha=alpha)
 
 
 def drift_budget(p: int, dtype: torch.dtype) -> float:
@@ -126,7 +157,7 @@ def polar_rotation(a: Tensor, *, memory: float = 0.0) -> tuple[Tensor, Tensor]:
     return torch.baddbmm(a, a, shift), shift
 
 
-def polar_columns(y: Tensor, s: Tensor, moved: Tensor) -> Tensor:
+def polar_columns(y: Tensor, s: Tensor, moved: Tensor, *, out: Tensor | None = None) -> Tensor:
     """Compute the polar factor of y / s, times s, for y = s (Q + V) with V tangent at Q, or nearly so.
 
     S is taken as y^T y / s^2 - I. In exact arithmetic this is V^T V; it also has what Q and V lack of orthonormality
@@ -136,12 +167,19 @@ def polar_columns(y: Tensor, s: Tensor, moved: Tensor) -> Tensor:
         y: Shape ``(batch, n, p)``.
         s: Shape ``(batch, 1, 1)``.
         moved: Shape ``(batch, 1, 1)``; where it is False, y is returned as it is, to the bit.
+        out: Memory for the result, of y's shape; used if it lies as y does.
 
     Returns:
         The retracted points, scaled as y is.
     """
     gram = gram_defect(y, s).mul_(moved)
-    return torch.baddbmm(y, y, inverse_root(gram, largest(torch.linalg.vector_norm(gram, dim=(-2, -1)))))
+    root = inverse_root(gram, largest(torch.linalg.vector_norm(gram, dim=(-2, -1))))
+    # One product without a copy of y. What 1 + root rounds away the next Gram matrix sees; with root = 0 it is exact.
+    root.diagonal(dim1=-2, dim2=-1).add_(1)
+    reuse = out is not None and out.stride() == y.stride()
+    if lies_down(y):
+        return torch.bmm(root.mT, y.mT, out=out.mT if out is not None and reuse else None).mT
+    return torch.bmm(y, root, out=out if reuse else None)
 
 
 def polish(x: Tensor, s: Tensor) -> Tensor:

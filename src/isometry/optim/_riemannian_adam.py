@@ -160,7 +160,7 @@ class ConstrainedAdam(Constrained):
             name: value.new_zeros(len(value), 1, value.shape[-1] if self.by_column and name != "defect" else 1)
             for name in self.names()
         }
-        state[self.momentum] = torch.zeros_like(value, memory_format=torch.contiguous_format)
+        state[self.momentum] = torch.zeros_like(value)
         return state | {name: value.new_zeros(members) for name in self.names() if name.startswith("scale_")}
 
     def _direction(

@@ -131,7 +131,7 @@ class ConstrainedSGD(Constrained):
     def begin(self, value: Tensor, members: int) -> State:
         state = {"defect": value.new_zeros(len(value), 1, 1)}
         if self.with_momentum:
-            state[self.momentum] = torch.zeros_like(value, memory_format=torch.contiguous_format)
+            state[self.momentum] = torch.zeros_like(value)
             if self.learned:
                 state["scale_momentum"] = value.new_zeros(members)
         return state

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -37,9 +37,15 @@ class Rule(ABC):
     """How the parameters of one batch move. Subclasses are frozen dataclasses: equal rules share a batch.
 
     A rule reads parameters and gradients as values with a leading dimension, which are concatenated, and updates the
-    stack by a pure function: new tensors out, nothing overwritten. Whatever decides about its formulas (not merely
-    about their numbers) is a field.
+    stack by a function that overwrites no state. Whatever decides about its formulas (not merely about their numbers)
+    is a field.
+
+    Attributes:
+        consumes: Whether ``update`` may overwrite the values and gradients that it is given, which are copies then.
+            Fresh memory for a large stack costs more than a pass over it.
     """
+
+    consumes: ClassVar[bool] = False
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
@@ -121,7 +127,8 @@ class Rule(ABC):
 
         Args:
             value: The stack.
-            gradient: The gradients, laid out in the same way, in the direction of descent.
+            gradient: The gradients, laid out in the same way, in the direction of descent. A rule that ``consumes``
+                gets copies of both and may overwrite them.
             state: The tensors of ``names``.
             step: Which step it is for these parameters, from 1.
             options: The group's options; learning rates are floats.
