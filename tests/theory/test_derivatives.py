@@ -47,7 +47,7 @@ def test_higher_derivatives_by_finite_differences(name):
         MeanField(nn.LeakyReLU(0.123456789)).activation,
         MeanField("elu(0.5)").activation,
     ],
-    ids=lambda g: getattr(g, "name", str(g)),
+    ids=lambda g: getattr(g, "name", None) or getattr(g, "__name__", str(g)),
 )
 def test_modules_descriptions_and_callables(given):
     function, known = tensor_function(given)
