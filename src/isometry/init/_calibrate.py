@@ -121,9 +121,7 @@ class _Calibration:
             (1.0, "unit entries") if not row.aliases else ((LOGITS / row.shape[1]) ** 0.5, "shared with outputs")
         )
         old = slot.read()
-        value = standard_normal(
-            row.shape, dtype=old.dtype, device=old.device, generator=stream(self.seed, row.name)
-        )
+        value = standard_normal(row.shape, dtype=old.dtype, device=old.device, generator=stream(self.seed, row.name))
         value *= gain
         padding = getattr(module, "padding_idx", None)
         if padding is not None:

@@ -159,9 +159,9 @@ def _losses(output: Tensor, targets: Tensor | None, generator: torch.Generator |
         raise ValueError(
             f"targets lie in {low}..{high}, but the model has {classes} outputs; labels must be 0..{classes - 1}."
         )
-    flat = torch.nn.functional.cross_entropy(
-        logits.to(working_dtype(logits.dtype)).reshape(-1, classes), labels.flatten(), reduction="none", ignore_index=IGNORED
-    ).reshape(len(output), -1)
+    wide = logits.to(working_dtype(logits.dtype)).reshape(-1, classes)
+    flat = torch.nn.functional.cross_entropy(wide, labels.flatten(), reduction="none", ignore_index=IGNORED)
+    flat = flat.reshape(len(output), -1)
     # Of samples with fewer labels than others each label counts the same, as in the usual mean over positions.
     return "cross-entropy", flat.sum(1) * (len(output) / known.numel())
 
