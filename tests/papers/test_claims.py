@@ -33,6 +33,16 @@ def test_a_list_of_quantities_stands_for_one_rule_each(tmp_path):
     assert all(r.scales == ("full",) for r in rules)
 
 
+def test_a_third_scale_and_claims_that_are_asked_at_some(tmp_path):
+    text = CLAIMS.replace("[scales.full]", '[scales.paper]\nseeds = 1\nabout = "huge"\n[scales.full]')
+    claims = read(tmp_path, text.replace('id = "balls-roll"', 'id = "balls-roll"\nscales = ["smoke", "full"]'))
+    assert [s.name for s in claims.scales] == ["smoke", "full", "paper"]
+    assert [[c.id for c in claims.asked(s)] for s in ("smoke", "paper")] == [
+        ["balls-roll", "steeper-is-faster"],
+        ["steeper-is-faster"],
+    ]
+
+
 def test_a_range(tmp_path):
     text = CLAIMS.replace('comparison = ">"\nthreshold = 1', 'comparison = "within"\nthreshold = [0.5, 2]', 1)
     assert read(tmp_path, text).claims[0].rules[0].threshold == (0.5, 2.0)
@@ -72,6 +82,7 @@ def test_a_range(tmp_path):
             "pass 1: quantity must be a string or a list of strings, got []",
         ),
         ('quantity = "ball/distance"', 'quantity = "a"\nscales = ["smok"]', "'smok'; did you mean 'smoke'?"),
+        ('id = "balls-roll"', 'id = "balls-roll"\nscales = ["papr"]', "'papr'; did you mean 'paper'?"),
     ],
 )
 def test_mistakes_are_named(tmp_path, old, new, message):

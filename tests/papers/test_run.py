@@ -126,6 +126,21 @@ def test_a_second_run_replaces_only_its_own_scale(home):
     assert after["smoke"]["seeds"] == [0, 1, 2]
 
 
+def test_a_claim_is_judged_only_where_it_is_asked(home):
+    text = CLAIMS.replace("[scales.full]", '[scales.paper]\nseeds = 1\nabout = "huge"\n[scales.full]')
+    text = text.replace('id = "steeper-is-faster"', 'id = "steeper-is-faster"\nscales = ["smoke", "full"]')
+    study = STUDY.replace('"full": 10.0', '"full": 10.0, "paper": 20.0')
+    write_paper(home, claims=text, study=study)
+    run_both(home)
+    result = papers.run("on-balls", scale="paper", folder=home)
+    assert [c.id for c in result.claims] == ["balls-roll"]
+    papers.write_evidence(result, folder=home)
+    assert list(papers.show("on-balls", folder=home).evidence()) == ["smoke", "full", "paper"]
+    assert "At the paper's sizes (1 seeds, 0 s): balls-roll holds. dry." in papers.index(home)
+    (found,) = papers.verify(folder=home)
+    assert found.agrees, str(found)
+
+
 def test_verification_agrees_with_itself(home):
     run_both(home)
     (found,) = papers.verify(folder=home)

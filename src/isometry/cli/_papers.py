@@ -60,7 +60,7 @@ def show(slug: Slug, json: Json = False) -> None:
 @guarded
 def run(
     slug: Slug,
-    scale: Annotated[str, typer.Option("--scale", metavar="smoke|full", help="Size of the study.")] = "smoke",
+    scale: Annotated[str, typer.Option("--scale", metavar="smoke|full|paper", help="Size of the study.")] = "smoke",
     seeds: Annotated[
         str | None, typer.Option("--seeds", metavar="N or N,N,...", help="How many seeds (0, 1, ...), or which.")
     ] = None,

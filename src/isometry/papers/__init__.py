@@ -18,12 +18,15 @@ A paper is a folder ``papers/<slug>/``, underscores in its name, hyphens on the 
         link = "https://arxiv.org/abs/0000.00000"
         summary = "One line: what the paper is about."
 
-        [scales.smoke]                 # both scales are compulsory; smoke runs in less than 20 s
+        [scales.smoke]                 # smoke and full are compulsory; smoke runs in less than 20 s
         seeds = 2                      # how many, by default
         about = "width 64, depth 20; 5 s"
         [scales.full]
         seeds = 5
         about = "width 400, depth 50; 60 s"
+        [scales.paper]                 # optional: the paper's own sizes, on an accelerator
+        seeds = 1
+        about = "width 1000, depth 200; 5 min on a GPU"
 
         [[claims]]
         id = "largest-singular-value"  # lower-case words with hyphens
@@ -34,6 +37,7 @@ A paper is a folder ``papers/<slug>/``, underscores in its name, hyphens on the 
         cost = "20 s"
         control_note = "Gaussian weights, for which the theory of orthogonal ones is wrong"
         tolerance = 0.05               # optional: relative difference that a re-run may show
+        scales = ["smoke", "full"]     # optional: ask this claim only at these scales
 
         [[claims.pass]]                # one or more rules; all must hold
         quantity = "orthogonal/error"  # name in the evidence; a list of names stands for one rule each
@@ -49,7 +53,7 @@ A paper is a folder ``papers/<slug>/``, underscores in its name, hyphens on the 
 
 ``study.py``
     At most about 150 lines, public API only (``import isometry as iso``; nothing whose name starts with an
-    underscore). It defines ``run(scale, seeds)``, called with "smoke" or "full" and a tuple of whole numbers, and
+    underscore); a second file beside it may hold a part of it, under the same rules. It defines ``run(scale, seeds)``, called with a scale's name and a tuple of whole numbers, and
     returns ``Evidence`` with one value a seed for every quantity that a rule names: a number, or a series (one number
     for each q*, say) of equal length. Nothing is random but through the seed. ``collect`` does the bookkeeping::
 

@@ -13,7 +13,8 @@ from isometry.papers._rules import COMPARISONS, OVERS, Comparison, Over, Rule
 
 __all__ = ["SCALES", "Claim", "Claims", "Scale", "read_claims"]
 
-SCALES = ("smoke", "full")
+SCALES = ("smoke", "full", "paper")
+_COMPULSORY = ("smoke", "full")
 _ID = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
@@ -22,7 +23,7 @@ class Scale(Result):
     """One size at which a study runs.
 
     Attributes:
-        name: ``smoke`` or ``full``.
+        name: ``smoke``, ``full`` or ``paper``.
         seeds: How many seeds it runs by default.
         about: What it means, with its cost: "width 64, depth 40; 10 s".
     """
@@ -47,6 +48,7 @@ class Claim(Result):
         controls: None may hold: each is a rule on a baseline or a broken case that a meaningful check turns down.
         control_note: What the control is.
         tolerance: Relative difference that a re-run may show.
+        scales: Scales at which the claim is asked; empty for all.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Claim(Result):
     controls: tuple[Rule, ...]
     control_note: str
     tolerance: float = 0.05
+    scales: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,17 @@ class Claims(Result):
     summary: str
     scales: tuple[Scale, ...]
     claims: tuple[Claim, ...]
+
+    def asked(self, scale: str) -> tuple[Claim, ...]:
+        """Choose the claims that are asked at a scale.
+
+        Args:
+            scale: The scale.
+
+        Returns:
+            The claims, in their order.
+        """
+        return tuple(claim for claim in self.claims if not claim.scales or scale in claim.scales)
 
     def scale(self, name: str) -> Scale:
         """Find a scale by name.
@@ -136,6 +150,8 @@ def read_claims(path: Path) -> Claims:
 def _scales(table: TomlTable) -> tuple[Scale, ...]:
     scales = []
     for name in SCALES:
+        if name not in _COMPULSORY and name not in table.values:
+            continue
         inner = table.table(name)
         seeds = inner.take("seeds", int)
         if seeds < 1:
@@ -162,6 +178,7 @@ def _claim(table: TomlTable) -> Claim:
         rules=tuple(r for t in table.tables("pass") for r in _rules(t)),
         controls=tuple(r for t in table.tables("control") for r in _rules(t)),
         tolerance=float(table.take("tolerance", float, 0.05)),
+        scales=_asked_at(table),
     )
     if not 0 <= claim.tolerance < math.inf:
         raise ValueError(f"{table.where}: tolerance must be a finite number >= 0, got {claim.tolerance}.")
@@ -179,13 +196,18 @@ def _rules(table: TomlTable) -> list[Rule]:
     comparison = cast("Comparison", table.choice("comparison", COMPARISONS))
     over = cast("Over", table.choice("over", OVERS, "all"))
     threshold = _threshold(table, comparison)
+    scales = _asked_at(table)
+    table.done()
+    return [Rule(quantity, comparison, over, threshold, scales) for quantity in quantities]
+
+
+def _asked_at(table: TomlTable) -> tuple[str, ...]:
     scales = tuple(table.words("scales", ()))
     for scale in scales:
         if scale not in SCALES:
             error: ValueError = unknown_name(f"scale in {table.where}", scale, SCALES)
             raise error
-    table.done()
-    return [Rule(quantity, comparison, over, threshold, scales) for quantity in quantities]
+    return scales
 
 
 def _threshold(table: TomlTable, comparison: Comparison) -> float | tuple[float, float] | None:

@@ -53,6 +53,11 @@ def _section(paper: Paper) -> str:
         data = ", ".join(full["datasets"]) or "no data set"
         made = f"isometry {full['versions']['isometry']}, torch {full['versions']['torch']}"
         lines += [f"Evidence: {len(full['seeds'])} seeds, {data}; {made}; {full['seconds']:.0f} s.", ""]
+    own = paper.evidence().get("paper")
+    if own is not None:
+        found = ", ".join(f"{claim['id']} {claim['verdict']}" for claim in own["claims"])
+        where = "".join(f" {note.rstrip('.')}." for note in own["notes"])
+        lines += [f"At the paper's sizes ({len(own['seeds'])} seeds, {own['seconds']:.0f} s): {found}.{where}", ""]
     return "\n".join(lines)
 
 

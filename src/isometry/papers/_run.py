@@ -104,7 +104,7 @@ def run(
 
     Args:
         slug: The paper.
-        scale: ``smoke`` (seconds) or ``full``.
+        scale: ``smoke`` (seconds), ``full``, or ``paper`` (the paper's own sizes) where a study has it.
         seeds: How many seeds (then 0, 1, ...), or which; by default as many as the paper's claims say.
         folder: Where the papers' folders lie; by default in this package.
 
@@ -128,7 +128,7 @@ def run(
             f"were {scale!r} and {chosen}; pass both on as given."
         )
     arrays = {name: evidence.array(name) for name in evidence.quantities}
-    verdicts = tuple(judge(claim, arrays, evidence.skipped, scale=scale) for claim in paper.claims.claims)
+    verdicts = tuple(judge(claim, arrays, evidence.skipped, scale=scale) for claim in paper.claims.asked(scale))
     commit, dirty = _commit(paper.folder)
     created = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
     return Run(paper.slug, evidence, verdicts, _versions(), commit, dirty, created, watch.seconds)

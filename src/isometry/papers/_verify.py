@@ -81,7 +81,7 @@ def _stale(paper: Paper, scale: str, old: dict[str, Any]) -> list[str]:
     """
     arrays = {name: _array(row["values"]) for name, row in old["quantities"].items()}
     try:
-        judged = tuple(judge(claim, arrays, old["skipped"], scale=scale) for claim in paper.claims.claims)
+        judged = tuple(judge(claim, arrays, old["skipped"], scale=scale) for claim in paper.claims.asked(scale))
     except ValueError as error:
         return [f"{scale}: the committed evidence does not answer to the rules: {error}"]
     return _verdicts_differ(scale, old, judged, "the rules now give")

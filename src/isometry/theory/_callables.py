@@ -68,11 +68,13 @@ def _value_of(function: Callable[[Any], Any], name: str) -> Elementwise:
 
 def _slope_of(function: Callable[[Any], Any], name: str) -> Elementwise:
     def slope(u: Array) -> Array:
-        given = torch.from_numpy(np.array(u, dtype=np.float64))
         try:
-            # One pull-back of ones is vmap(grad) for an elementwise function, at the price of one call.
-            pull_back = torch.func.vjp(lambda x: function(x * 1.0), given)[1]
-            (gradient,) = pull_back(torch.ones_like(given))
+            # In the caller's inference mode some releases of torch differentiate to zero without a word.
+            with torch.inference_mode(False):
+                given = torch.from_numpy(np.array(u, dtype=np.float64))
+                # One pull-back of ones is vmap(grad) for an elementwise function, at the price of one call.
+                pull_back = torch.func.vjp(lambda x: function(x * 1.0), given)[1]
+                (gradient,) = pull_back(torch.ones_like(given))
         except Exception as error:
             raise TypeError(
                 f"activation {name!r} cannot be differentiated by torch.func: {type(error).__name__}: {error}; "

@@ -122,8 +122,8 @@ def derivatives(function: TensorFunction, order: int, u: Tensor) -> tuple[Tensor
     Returns:
         The function and its derivatives of orders 1 to ``order``, of u's shape.
     """
-    with torch.enable_grad():
-        at = u.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        at = (u.clone() if u.is_inference() else u).detach().requires_grad_()
         chain = [function(at)]
         for _ in range(order):
             last = chain[-1]
