@@ -53,9 +53,10 @@ A paper is a folder ``papers/<slug>/``, underscores in its name, hyphens on the 
 
 ``study.py``
     At most about 150 lines, public API only (``import isometry as iso``; nothing whose name starts with an
-    underscore); a second file beside it may hold a part of it, under the same rules. It defines ``run(scale, seeds)``, called with a scale's name and a tuple of whole numbers, and
-    returns ``Evidence`` with one value a seed for every quantity that a rule names: a number, or a series (one number
-    for each q*, say) of equal length. Nothing is random but through the seed. ``collect`` does the bookkeeping::
+    underscore); other files beside it may hold parts of it, under the same rules. It defines ``run(scale, seeds)``,
+    called with a scale's name and a tuple of whole numbers, and returns ``Evidence`` with one value a seed for every
+    quantity that a rule names: a number, or a series (one number for each q*, say) of equal length. Nothing is random
+    but through the seed. ``collect`` does the bookkeeping::
 
         from isometry.papers import Evidence, collect
 

@@ -1,8 +1,8 @@
-"""Sokół and Park (2020): the Jacobian against theory, the Fisher-Jacobian link, the two bounds, and conditioning.
+"""Sokół and Park (2020): Jacobian against theory, Fisher-Jacobian link, bounds, conditioning, and training.
 
 Nets are tanh perceptrons at criticality, W^l = sigma_w Q with Haar Q, b ~ N(0, sigma_b^2), in float64; inputs are
 centred images, each scaled so that it reaches q* at the first layer. Every quantity is one number, or a series over
-q*, per seed; a seed draws the weights and the images.
+q*, per seed; a seed draws the weights and the images. Training on manifolds is in manifold_training.py.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import torch
 
 import isometry as iso
 from isometry.papers import Evidence, collect
+from isometry.papers.sokol_park import manifold_training
 
 DATASETS = {"smoke": ("digits",), "full": ("digits", "fashion-mnist")}
 JACOBIAN_SIZE = {"smoke": (200, 30), "full": (400, 50)}  # width, layers spanned
 FISHER_SIZE = {"smoke": (48, 20, 30), "full": (64, 40, 60)}  # width, hidden layers, samples
-Q_JACOBIAN = (9e-4, 1 / 64, 1 / 2)
-Q_FISHER = (1e-4, 9e-4, 1 / 64, 1 / 2, 8.0)  # the first three are "small"
+Q_JACOBIAN, Q_FISHER = (9e-4, 1 / 64, 1 / 2), (1e-4, 9e-4, 1 / 64, 1 / 2, 8.0)  # the latter's first three: "small"
 Weights = Literal["orthogonal", "gaussian"]
 KINDS: tuple[Weights, ...] = ("orthogonal", "gaussian")
 Laws = dict[tuple[float, Weights], iso.theory.JacobianLaw]
@@ -26,15 +26,17 @@ Measured = dict[str, float | list[float]]
 
 
 def run(scale: str, seeds: tuple[int, ...]) -> Evidence:
-    """Measure claims 1, 2, 3 and 5.
+    """Measure all claims; at the paper's sizes those on training alone.
 
     Args:
-        scale: "smoke" (digits) or "full" (digits and Fashion-MNIST).
+        scale: "smoke" (digits), "full" (digits and Fashion-MNIST) or "paper" (Fashion-MNIST).
         seeds: Seeds of weights and images.
 
     Returns:
         The evidence.
     """
+    if scale == "paper":
+        return manifold_training.evidence(scale, seeds)
     width, depth = JACOBIAN_SIZE[scale]
     laws = {
         (q, k): iso.theory.jacobian_law("tanh", depth=depth, q_star=q, weights=k) for q in Q_JACOBIAN for k in KINDS
@@ -46,14 +48,14 @@ def run(scale: str, seeds: tuple[int, ...]) -> Evidence:
         for name, data in images.items():
             measured = jacobians(data, width, depth, laws, seed) | fishers(data, *FISHER_SIZE[scale], seed)
             found |= {f"{name}/{quantity}": value for quantity, value in measured.items()}
-        return found
+        return found | manifold_training.measure(scale, seed)
 
-    evidence = collect(scale, seeds, one_seed, datasets=list(images))
+    evidence = collect(scale, seeds, one_seed, datasets=list(images), axes=manifold_training.axes(scale))
     return evidence.with_pooled(**{key: value for name in images for key, value in links(evidence, name).items()})
 
 
 def jacobians(data: iso.data.Dataset, width: int, depth: int, laws: Laws, seed: int) -> Measured:
-    """Claim 1: the Jacobian's singular values through ``depth`` square layers, at one input, against their law.
+    """Claim 1: singular values of the Jacobian through ``depth`` square layers, at one input, against their law.
 
     Returns:
         Series over q*, and the numbers that the claims name.
@@ -129,8 +131,7 @@ def critical_net(
         Inputs, labels and the model.
     """
     images, labels = iso.data.batch(data, samples, generator=torch.Generator().manual_seed(seed))
-    spec = f"mlp:depth={depth},width={width},activation=tanh"
-    model = iso.nn.reference_model(spec, in_shape=tuple(images.shape[1:]), classes=10).double().eval()
+    model = iso.nn.perceptron(tuple(images.shape[1:]), 10, depth=depth, width=width).double().eval()
     generator = torch.Generator().manual_seed(seed)
     iso.init.critical_(model, q_star=q, weights=weights, absorb_inputs=False, generator=generator)
     at = iso.theory.MeanField("tanh").critical(q_star=q)
