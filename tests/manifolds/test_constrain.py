@@ -318,6 +318,13 @@ LOW = torch.ones(6, 6)
             ValueError,
             r"no hidden matrix can be constrained \(weight: a norm, not a matrix",
         ),
+        (nn.ReLU, {}, ValueError, "no hidden matrix can be constrained: the model has no parameters; name a weight"),
+        (
+            lambda: nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 2)),
+            {"manifold": "orthogonal", "names": ["0.weight", "1.weight"]},
+            ValueError,
+            "1.weight cannot be constrained: the orthogonal group has square matrices only, got 6 x 4; use Stiefel",
+        ),
         (lambda: torch.ones(3, 3), {}, TypeError, "model must be a torch.nn.Module, got Tensor"),
     ],
 )
@@ -331,6 +338,30 @@ def test_refusals_change_nothing(build, arguments, error, words):
         for name, value in before.items():
             if not value.is_meta:
                 assert torch.equal(*(bits(t) for t in (value, model.get_parameter(name))))
+
+
+def test_the_orthogonal_manifold_leaves_what_is_not_square():
+    model = nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 2))
+    for names in (None, "*.weight"):
+        done = manifolds.constrain_(model, "orthogonal", names=names)
+        assert [row.name for row in done.constrained] == ["1.weight", "2.weight"]
+        assert done["0.weight"].action == "left"
+        assert done["0.weight"].why == "the orthogonal group has square matrices only, got 6 x 5; use Stiefel"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("manifold", ["stiefel", "oblique"])
+@pytest.mark.parametrize("scale", ["fixed", "learned", 1.3])
+def test_what_is_on_the_manifold_already_stays_to_the_bit(manifold, scale, dtype):
+    model = model_with().to(dtype)
+    manifolds.constrain_(model, manifold, scale=scale)
+    before = [p.detach().clone() for p in model.parameters()]
+    done = manifolds.constrain_(model, manifold, scale=scale)
+    assert all(row.before == row.after for row in done.constrained)
+    assert all(map(torch.equal, before, model.parameters()))
+    manifolds.release(model)
+    manifolds.constrain_(model, manifold, scale=scale)
+    assert all(map(torch.equal, before, model.parameters()))
 
 
 def test_parametrized_weights_are_listed_or_refused():

@@ -74,6 +74,12 @@ def test_a_loaded_state_of_another_scale_is_told():
     assert (row.scale, row.measured_scale) == (2.0, pytest.approx(3.0, rel=1e-6))
 
 
+def test_a_scale_that_is_off_by_little_is_told_too():
+    model, other = constrained(scale=2.0), constrained(scale=2.0006)
+    model.load_state_dict(other.state_dict())
+    assert manifolds.check(model)["2.weight"].note == "its scale is 2.0006 instead of 2"
+
+
 @pytest.mark.parametrize("scale", ["fixed", "learned"])
 def test_copies_have_records_of_their_own(scale):
     model = constrained(scale=scale)

@@ -269,6 +269,8 @@ def test_bad_arguments_are_refused_by_name(name):
         (lambda: manifold.check(bad), "x holds 1 non-finite value"),
         (lambda: manifold.retract(x, v, "qz"), "unknown retraction of .* 'qz'; did you mean 'qr'"),
         (lambda: manifold.exponential(2 * x, v), "x is not on the manifold .*: its defect is .*; pass project"),
+        (lambda: manifold.retract(3 * x, 0 * v), "x is not on the manifold .*: its defect is .*; pass project"),
+        (lambda: manifold.retraction(3 * x, v), "x is not on the manifold"),
         (lambda: manifold.logarithm(x, 2 * x), "y is not on the manifold"),
         (lambda: manifold.exponential(x, v + 0.1 * x), "v is not tangent to .* at x: 0.* of its length sticks out"),
         (lambda: manifold.tangent(x, v[:2, :2]), "v must have the shape of x, a matrix of 3 x 3, got one of 2 x 2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -185,6 +186,87 @@ def test_a_step_of_no_finite_length_is_refused():
     with pytest.raises(ValueError, match=r"no finite length for parameter 'weight': .*lower the learning rate"):
         optimizer.step()
     assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_a_refused_step_changes_no_batch(momentum):
+    net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 6), nn.Linear(6, 6))
+    manifolds.constrain_(net, "stiefel", names="*.weight")
+    optimizer = RiemannianSGD(net.named_parameters(), lr=1e6, momentum=momentum)
+    before = flat(net)
+    for p in net.parameters():
+        p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(0))
+    net[2].weight.grad *= 1e20
+    with pytest.raises(
+        ValueError, match=r"for parameter '2.weight': .*lower the learning rate .* No parameter was changed"
+    ):
+        optimizer.step()
+    assert torch.equal(flat(net), before)
+    assert all(not state or float(state["step"]) == 0 for state in optimizer.state.values())
+    net[2].weight.grad /= 1e20
+    optimizer.step()
+    assert manifolds.check(net).ok
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "lacking"),
+    [
+        (RiemannianAdam, torch.optim.AdamW, "second_moment, step_scale, retraction, scale_lr"),
+        (RiemannianAdam, torch.optim.SGD, "betas, eps, amsgrad"),
+        (RiemannianSGD, torch.optim.AdamW, "momentum, nesterov"),
+        (RiemannianSGD, RiemannianAdam, "momentum, nesterov, dampening"),
+    ],
+)
+def test_the_state_of_another_optimizer_is_refused_when_it_is_loaded(ours, theirs, lacking):
+    model = mixed("stiefel")
+    optimizer = ours(model.parameters(), lr=0.25)
+    saved = theirs(model.parameters(), lr=0.5).state_dict()
+    with pytest.raises(
+        ValueError, match=rf"state_dict is not one of {ours.__name__}: its group 0 lacks {lacking}.*; load what"
+    ):
+        optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == 0.25
+    train(model, optimizer, 1)
+
+
+def test_a_senseless_saved_option_changes_nothing():
+    optimizer = RiemannianSGD([nn.Parameter(torch.ones(2))], lr=0.25)
+    saved = optimizer.state_dict()
+    saved["param_groups"][0] = {**saved["param_groups"][0], "lr": -1.0}
+    with pytest.raises(ValueError, match="lr must be a finite number >= 0, got -1"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == 0.25
+
+
+def test_warnings_point_here_and_name_every_parameter_once():
+    net = nn.Sequential(*(nn.Linear(5, 5, bias=False) for _ in range(4)))
+    optimizer = RiemannianSGD(net.named_parameters(), lr=0.1, momentum=0.9)
+
+    def step(change):
+        for p in net.parameters():
+            p.grad = torch.ones(5, 5)
+        change()
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            optimizer.step()
+        return seen
+
+    assert not step(lambda: None)
+    (seen,) = step(lambda: manifolds.constrain_(net, "stiefel", names="*"))
+    assert seen.filename == __file__
+    names = "parameter '0.weight', parameter '1.weight', parameter '2.weight', parameter '3.weight'"
+    assert str(seen.message).startswith(f"{names} move by another rule than before (their state has momentum_buffer)")
+
+    def write():
+        with torch.no_grad():
+            for layer in net[:2]:
+                layer.weight.mul_(2)
+
+    (seen,) = step(write)
+    assert seen.filename == __file__
+    assert str(seen.message).startswith(
+        "parameter '0.weight', parameter '1.weight' were off the manifold stiefel (defect up to"
+    )
 
 
 def test_a_compiled_training_step_is_compiled_once():

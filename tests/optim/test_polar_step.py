@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isometry.optim import _polar_step
-from isometry.optim._polar_step import RotationError, inverse_root, largest, polar_columns, polar_rotation, polish, skew
+from isometry.optim._polar_step import RotationError, inverse_root, largest, polar_columns, polar_rotation, settle, skew
 
 
 def gen(seed=0):
@@ -101,13 +101,30 @@ def test_a_long_memory_asks_for_more_terms():
     assert k is not a
 
 
-def test_polishing_squares_the_defect():
+@pytest.mark.parametrize("off", [1e-4, 1e-2, 0.025])
+def test_settling_ends_on_the_manifold_and_leaves_alone_what_did_not_move(off):
     q, _ = tangent_of(0.1)
-    off = 2 * (q + 1e-4 * torch.randn(q.shape, generator=gen(9), dtype=torch.float64))
+    off = 2 * (q + off * torch.randn(q.shape, generator=gen(9), dtype=torch.float64))
     s = torch.full((3, 1, 1), 2.0, dtype=torch.float64)
-    got = polish(off, s) / 2
-    assert float((got.mT @ got - torch.eye(6, dtype=torch.float64)).abs().max()) < 1e-6
-    assert float((off.mT @ off / 4 - torch.eye(6, dtype=torch.float64)).abs().max()) > 1e-4
+    moved = torch.tensor([True, False, True]).view(3, 1, 1)
+    got = settle(off, s, moved)
+    assert torch.equal(got[1], off[1])
+    assert float((got.mT @ got / 4 - torch.eye(6, dtype=torch.float64))[[0, 2]].abs().max()) < 3e-15
+    assert torch.equal(settle(got, s, moved), got)
+
+
+def test_settling_refuses_what_is_too_far_away():
+    x, one = torch.diag_embed(torch.tensor([[1.0, 0.1], [1.0, float("nan")]])), torch.ones(1, 1, 1)
+    for i in range(2):
+        with pytest.raises(RotationError, match=r"the step does not come back to the manifold \(defect"):
+            settle(x[i : i + 1], one, one > 0)
+
+
+@pytest.mark.parametrize("theta", [0.45, 0.7, 4.0, 30.0])
+def test_the_skew_part_is_skew_to_the_bit(theta):
+    """A momentum is read off it, and what is not skew there would add up."""
+    k, _ = polar_rotation(rotation_of(theta, n=40).float())
+    assert torch.equal(k, -k.mT)
 
 
 def test_a_step_without_a_finite_length_is_refused():

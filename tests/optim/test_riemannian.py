@@ -353,6 +353,100 @@ def test_a_large_step_still_ends_on_the_manifold():
         assert manifolds.check(module).ok
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("lr", [0.03, 0.2, 1.0, 3e3, 1e4, 1e5, 1e9])
+@pytest.mark.parametrize("shape", [(64, 64), (20, 64), (64, 20)])
+def test_steps_of_every_length_stay_on_the_manifold(shape, lr, momentum):
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(*shape, bias=False) for _ in range(2)))
+    manifolds.constrain_(net, "stiefel", names="*", scale=1.3)
+    optimizer = RiemannianSGD(net.parameters(), lr=lr, momentum=momentum)
+    for _ in range(15):
+        for p in net.parameters():
+            p.grad = torch.randn_like(p)
+        optimizer.step()
+        assert manifolds.check(net).ok
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (20, 64), (64, 20)])
+@pytest.mark.parametrize("length", [0.3, 0.4, 0.5, 0.7, 1.0, 2.0, 2.8, 5.0, 20.0, 80.0, 500.0])
+def test_long_steps_in_few_directions_stay_on_the_manifold(length, shape):
+    """Rounding is then in proportion to the square of the step, in all other directions too."""
+    torch.manual_seed(0)
+    module = nn.Linear(*shape, bias=False)
+    manifolds.constrain_(module, "stiefel", names="weight", scale=1.0)
+    optimizer = RiemannianSGD(module.parameters(), lr=1.0)
+    for _ in range(40):
+        gradient = torch.randn(shape[1], 1) @ torch.randn(1, shape[0])
+        module.weight.grad = length * gradient / gradient.norm()
+        optimizer.step()
+        assert manifolds.check(module).ok
+
+
+@pytest.mark.parametrize("shape", [(12, 12), (8, 12), (12, 8)])
+@pytest.mark.parametrize("momentum", [0.0, 0.6])
+def test_very_long_steps_are_those_of_float64(shape, momentum):
+    """Where S = V^T V cannot be had in float32, the step is still the polar retraction and the transport."""
+    ends = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        module = nn.Linear(*shape, bias=False)
+        manifolds.constrain_(module, "stiefel", names="weight", scale=1.0)
+        manifolds.constrain_(module.to(dtype), "stiefel", names="weight", scale=1.0)
+        optimizer = RiemannianSGD(module.parameters(), lr=1e4, momentum=momentum)
+        for step in range(2):
+            optimizer.param_groups[0]["lr"] = (1e4, 1e-2)[step]
+            module.weight.grad = torch.randn(module.weight.shape, generator=gen(step)).to(dtype)
+            optimizer.step()
+        ends.append(module.weight.detach().double())
+    assert torch.allclose(*ends, atol=1e-4)
+
+
+@pytest.mark.parametrize("retraction", ["cayley", "qr", "newton-schulz"])
+def test_other_retractions_do_not_drift(retraction):
+    torch.manual_seed(0)
+    module = nn.Linear(16, 16, bias=False)
+    manifolds.constrain_(module, "stiefel", names="weight")
+    optimizer = RiemannianSGD(module.parameters(), lr=0.05, retraction=retraction)
+    source = gen()
+    for _ in range(1500):
+        noise = torch.randn(16, 16, generator=source)
+        module.weight.grad = module.weight.detach() - 0.3 * torch.eye(16) + 0.1 * noise
+        optimizer.step()
+    assert manifolds.check(module).ok
+
+
+def test_a_retraction_that_cannot_make_a_step_refuses_it_by_name():
+    module, _ = layer("tall")
+    optimizer = RiemannianSGD(module.named_parameters(), lr=100.0, retraction="newton-schulz")
+    before = module.weight.detach().clone()
+    with pytest.raises(ValueError, match=r"retraction 'newton-schulz' refuses the step .* for parameter 'weight'"):
+        run(module, optimizer, lambda w: torch.randn(w.shape, generator=gen(), dtype=w.dtype), 1)
+    assert torch.equal(module.weight, before)
+
+
+def test_a_run_goes_on_to_the_bit_after_loading_and_constraining():
+    """Weights that are on the manifold are left as they are, so the order does not matter where s is given."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        module, constraint = layer("square", scale=1.7, dtype=dtype)
+        slope, _ = slope_of(constraint)
+        optimizer = RiemannianAdam(module.parameters(), lr=0.05)
+        run(module, optimizer, slope, 12)
+        saved = copy.deepcopy((module.state_dict(), optimizer.state_dict(), constraint.scale()))
+        run(module, optimizer, slope, 12)
+        for load_first in (True, False):
+            other = MAKERS["square"]().to(dtype)
+            if load_first:
+                other.load_state_dict(saved[0])
+            manifolds.constrain_(other, "stiefel", names="weight", scale=saved[2])
+            if not load_first:
+                other.load_state_dict(saved[0])
+            resumed = RiemannianAdam(other.parameters(), lr=0.05)
+            resumed.load_state_dict(saved[1])
+            run(other, resumed, slope, 12)
+            assert torch.equal(other.weight, module.weight)
+
+
 def test_maximize_is_minimizing_the_opposite():
     ends = []
     for sign, options in ((1.0, {}), (-1.0, {"maximize": True})):
@@ -393,6 +487,19 @@ def test_a_copied_optimizer_without_its_model_says_that_constraints_are_gone():
         alone.step()
 
 
+def test_an_optimizer_copied_before_its_first_step_says_that_constraints_are_gone():
+    module, _ = layer("square")
+    optimizer = RiemannianSGD(module.named_parameters(), lr=0.1)
+    alone = copy.deepcopy(optimizer)
+    alone.param_groups[0]["params"][0].grad = torch.ones(6, 6, dtype=torch.float64)
+    with pytest.warns(UserWarning, match=r"parameter 'weight' was constrained before .*copy the model and the optim"):
+        alone.step()
+    alone.step()  # said once
+    for both in (copy.deepcopy((module, optimizer)), copy.deepcopy((optimizer, module))[::-1]):
+        run(*both, torch.ones_like, 1)
+        assert manifolds.check(both[0]).ok
+
+
 def test_a_weight_that_others_wrote_to_is_projected_with_a_warning():
     module, constraint = layer("square", dtype=torch.float32)
     slope, _ = slope_of(constraint)
@@ -400,11 +507,11 @@ def test_a_weight_that_others_wrote_to_is_projected_with_a_warning():
     run(module, optimizer, slope, 2)
     with torch.no_grad():
         module.weight.mul_(1.5)
-    with pytest.warns(UserWarning, match=r"parameter 'weight' \(weight\) was off the manifold stiefel .* projected"):
+    with pytest.warns(UserWarning, match=r"parameter 'weight' was off the manifold stiefel .* projected"):
         run(module, optimizer, slope, 1)
     assert manifolds.check(module).ok
     module.weight.data = 2 * module.weight.data  # torch does not count this one; the regular look finds it
-    with pytest.warns(UserWarning, match=r"off the manifold stiefel .*projected on it"):
+    with pytest.warns(UserWarning, match=r"parameter 'weight' was off the manifold stiefel .*projected on it"):
         run(module, optimizer, slope, 40)
     assert manifolds.check(module).ok
 

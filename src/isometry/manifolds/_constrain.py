@@ -44,7 +44,7 @@ class _Plan(NamedTuple):
     new: bool
     kept_scale: float | None
     scale: float
-    point: Tensor
+    point: Tensor | None  # None where the weight is on the manifold already, and stays as it is
     row: ConstraintRow
 
 
@@ -62,6 +62,7 @@ def constrain_(
     FSDP2 and exports are as before. An optimizer has to step on the manifold (``isometry.optim.RiemannianSGD``,
     ``RiemannianAdam``); any other one gives a warning at its first step. ``release`` and ``bake`` undo the marking.
     Either all weights are written or, after an error, none; until then their new values are kept beside the old ones.
+    Weights that are on the manifold already, to the rounding of their dtype, stay as they are, to the bit.
 
     Fused projections (q, k, v), gates of recurrent layers, groups of convolutions and stacked experts are batches of
     matrices, each of which goes to the manifold; they share one scale. (Fused projections of unequal blocks, as in
@@ -71,7 +72,7 @@ def constrain_(
     Args:
         model: A model, or a single layer.
         manifold: ``"stiefel"`` (orthonormal columns, or rows where a layer does not widen), ``"oblique"`` (unit columns
-            or rows alike), ``"orthogonal"`` (square matrices only), or a manifold.
+            or rows alike), ``"orthogonal"`` (square matrices; others are left), or a manifold.
         names: Parameter names, or patterns as in ``fnmatch``. Default: the matrices of hidden layers by their roles,
             the first layer, recurrences and attention projections included, the readout and embeddings not; of a
             module with a single matrix, that one.
@@ -84,8 +85,9 @@ def constrain_(
 
     Raises:
         TypeError: If an argument has a wrong type, or a weight is not real floating point (or quantized).
-        ValueError: If a name matches nothing or no matrix; or a weight is parametrized, tied and not named exactly, on
-            the meta device, not writable, not finite, without full rank, or constrained to another manifold already.
+        ValueError: If a name matches nothing or no matrix; a weight that is named exactly is parametrized or has a
+            shape that the manifold has no points of; or a weight is tied and not named exactly, on the meta device, not
+            writable, not finite, without full rank, or constrained to another manifold already.
 
     Example:
         >>> layer = nn.Linear(6, 4, bias=False)
@@ -96,7 +98,7 @@ def constrain_(
     check_model(model)
     chosen = _manifold(manifold)
     kind, number = _scale(scale)
-    choices = choose(model, names, overrides)
+    choices = choose(model, names, overrides, lambda row: _unfit(row, chosen))
     with torch.no_grad():
         plans = {c.row.name: _plan(model, c.row, chosen, kind, number) for c in choices if c.action == "constrained"}
         for plan in plans.values():
@@ -114,6 +116,19 @@ def _manifold(given: object) -> Manifold:
         error = unknown_name("manifold", given, MANIFOLDS)
         raise error
     return MANIFOLDS[given]
+
+
+def _unfit(row: ParameterRow, manifold: Manifold) -> str:
+    """Tell why a manifold has no points of a weight's shape.
+
+    Returns:
+        The reason; "" if it has.
+    """
+    try:
+        manifold._admit(row.axes.matrices(torch.empty(row.shape, device="meta")).shape)
+    except ValueError as error:
+        return str(error).removesuffix(".")
+    return ""
 
 
 def _scale(given: object) -> tuple[ScaleKind, float | None]:
@@ -142,15 +157,15 @@ def _plan(model: nn.Module, row: ParameterRow, manifold: Manifold, kind: ScaleKi
     )
     known = _known(constraint)
     matrices = constraint.matrix(weight.to(working_dtype(weight.dtype)))
+    s = float(constraint.measured_scale(weight.double())) if number is None else number
+    point: Tensor | None = None
     try:
-        point = constraint.manifold.project(matrices)
+        before = after = constraint.manifold.check(matrices / (s or 1.0)).frobenius
+        if not before <= rounding_tolerance(matrices.shape[-1], weight.dtype):
+            point = constraint.manifold.project(matrices)
+            after = constraint.manifold.check((point * s).to(weight.dtype).to(point.dtype) / s).frobenius
     except ValueError as error:
         raise ValueError(f"{row.name} cannot be projected on {manifold.name}: {error}") from error
-    s = float(constraint.measured_scale(weight.double())) if number is None else number
-    columns = matrices.shape[-1]
-    before = constraint.manifold.check(matrices / s).frobenius
-    written = (point * s).to(weight.dtype).to(point.dtype) / s
-    after = constraint.manifold.check(written, tolerance=rounding_tolerance(columns, weight.dtype)).frobenius
     k, n, p = matrices.shape
     note = f"tied to {', '.join(row.aliases)}" if row.aliases else ""
     done = ConstraintRow(
@@ -184,7 +199,8 @@ def _known(wanted: Constraint) -> Constraint | None:
 def _carry_out(plan: _Plan) -> None:
     constraint = plan.constraint
     constraint.set_scale(plan.kept_scale)
-    constraint.write_(plan.point, plan.scale)
+    if plan.point is not None:
+        constraint.write_(plan.point, plan.scale)
     if plan.new:
         constraint.module.__dict__.setdefault(RECORDS, {})[constraint.name] = constraint
         register(constraint)

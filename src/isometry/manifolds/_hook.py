@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from isometry.manifolds._registry import constraint_of, revision
+from isometry.manifolds._warn import warn_user
 
 __all__ = ["watch_optimizers"]
 
@@ -38,10 +38,8 @@ def _before_step(optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
     if found:
         _WARNED.add(optimizer)
         shown = ", ".join(found[:3]) + (", ..." if len(found) > 3 else "")
-        warnings.warn(
+        warn_user(
             f"{type(optimizer).__name__} steps {len(found)} constrained parameter{'s' if len(found) > 1 else ''} "
             f"({shown}) as if they were free, so they leave their manifold. Use isometry.optim.RiemannianSGD or "
-            "RiemannianAdam, or call isometry.manifolds.release(model) if that is meant.",
-            UserWarning,
-            stacklevel=4,
+            "RiemannianAdam, or call isometry.manifolds.release(model) if that is meant."
         )

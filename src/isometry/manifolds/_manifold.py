@@ -205,6 +205,9 @@ class Manifold(ABC):
 
         Returns:
             The new point. ``retraction`` also tells which method ``"auto"`` chose, and how good the point is.
+
+        Raises:
+            ValueError: If ``x`` is off the manifold, or the method cannot make the step.
         """
         work, taken = self._retract(x, v, method)
         return work.back(taken.point)
@@ -322,6 +325,7 @@ class Manifold(ABC):
             error = unknown_name(f"retraction of {self.name}", method, self.retractions)
             raise error
         work = self._ready(x=x, v=v)
+        self._insist(work, "x", 0)
         return work, self._retracted(work, method)
 
     def _ready(self, **given: Tensor) -> Work:

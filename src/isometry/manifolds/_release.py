@@ -124,5 +124,8 @@ def _judge(name: str, record: Constraint, tolerance: float | None) -> DefectRow:
     if scale == 0:
         return DefectRow(*base, None, None, allowed, ok=False, note="is zero")
     found = record.manifold.check(record.point(), tolerance=allowed)
-    note = "" if found.ok or abs(measured / scale - 1) < 1e-2 else f"its scale is {measured:.3g} instead of {scale:.3g}"
+    note = ""
+    # A scale that is off by a factor 1 + d makes a defect of ((1 + d)^2 - 1) sqrt(p) by itself.
+    if not found.ok and abs((measured / scale) ** 2 - 1) * columns**0.5 > found.frobenius / 2:
+        note = f"its scale is {measured:.6g} instead of {scale:.6g}"
     return DefectRow(*base, found.max_abs, found.frobenius, allowed, found.ok, note)

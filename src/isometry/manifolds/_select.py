@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -37,7 +37,10 @@ class Choice(NamedTuple):
 
 
 def choose(
-    model: nn.Module, names: str | Sequence[str] | None, overrides: Mapping[str, Override] | None
+    model: nn.Module,
+    names: str | Sequence[str] | None,
+    overrides: Mapping[str, Override] | None,
+    unfit: Callable[[ParameterRow], str],
 ) -> tuple[Choice, ...]:
     """Go through a model's parameters.
 
@@ -45,6 +48,7 @@ def choose(
         model: The model.
         names: Names or patterns; None for the matrices between hidden layers.
         overrides: Roles and axes for ``roles.table``.
+        unfit: Tells why a matrix cannot be constrained, or "".
 
     Returns:
         One choice per parameter, in order.
@@ -60,11 +64,12 @@ def choose(
             raise error
     # Of a module with a single matrix (a layer on its own) it is clear which one is meant.
     lone = rows.matrices[0].name if len(rows.matrices) == 1 else None
-    choices = tuple(_choice(model, row, patterns, lone) for row in rows)
+    choices = tuple(_choice(model, row, patterns, lone, unfit) for row in rows)
     if not any(choice.action == "constrained" for choice in choices):
         asked = "no hidden matrix" if patterns is None else f"none of the parameters that names={names!r} matches"
         found = "; ".join(f"{c.row.name}: {c.why}" for c in choices[:5] if c.why)
-        raise ValueError(f"{asked} can be constrained ({found}); name a weight matrix in names=.")
+        why = f" ({found})" if found else ": the model has no parameters" if not choices else ""
+        raise ValueError(f"{asked} can be constrained{why}; name a weight matrix in names=.")
     return choices
 
 
@@ -104,7 +109,13 @@ def _hit(names: Sequence[str], pattern: str) -> bool:
     return any(name == pattern or fnmatchcase(name, pattern) for name in names)
 
 
-def _choice(model: nn.Module, row: ParameterRow, patterns: tuple[str, ...] | None, lone: str | None) -> Choice:
+def _choice(
+    model: nn.Module,
+    row: ParameterRow,
+    patterns: tuple[str, ...] | None,
+    lone: str | None,
+    unfit: Callable[[ParameterRow], str],
+) -> Choice:
     if patterns is None:
         wanted = row.role in MATRIX_ROLES and (row.role != "output" or row.name == lone)
         exact = False
@@ -116,7 +127,7 @@ def _choice(model: nn.Module, row: ParameterRow, patterns: tuple[str, ...] | Non
         return Choice(row, "left", why or _LEFT.get(row.role, f"a {row.role}, not a matrix between layers"))
     if not row.trainable:
         return Choice(row, "skipped", "frozen (requires_grad is False), so its value is taken to be meant")
-    reason = _reason(row)
+    reason = _reason(row) or unfit(row)
     if reason and exact:
         raise ValueError(f"{row.name} cannot be constrained: {reason}.")
     if reason:

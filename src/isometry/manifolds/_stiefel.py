@@ -104,7 +104,6 @@ class Stiefel(Manifold):
     def _retracted(self, work: Work, method: str) -> Taken:
         x, v = work.tensors
         if method == "cayley":
-            self._insist(work, "x", 0)
             self._insist_tangent(work)
             return Taken(_cayley(x, v), method)
         y = x + v

@@ -15,7 +15,6 @@ A method supplies rules (``Rule``): pure functions of stacks. It does not overri
 from __future__ import annotations
 
 import math
-import warnings
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 from torch._compile import _disable_dynamo
 
+from isometry.manifolds._warn import listed, warn_user
 from isometry.optim._batch import MASTER, Batch
 from isometry.optim._gradients import check_gradients
 from isometry.optim._polar_step import RotationError
@@ -109,7 +109,7 @@ class Optimizer(torch.optim.Optimizer):
 
         Raises:
             ValueError: If a gradient is sparse or holds NaN or infinity: then no parameter and no state has changed.
-                If a step comes out infinite: then the parameters of the batches before have moved.
+                If a constrained weight cannot take its step, since that is too long for the dtype: the same holds.
         """
         loss = None
         if closure is not None:
@@ -117,17 +117,24 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         batches = self._current_batches()
         check_gradients([member for batch in batches for member in batch.members])
+        # What may be refused is computed as a whole before any of it is written.
+        computed = [(batch, self._compute(batch)) for batch in batches if batch.rule.refuses]
+        for batch, result in computed:
+            batch.commit(*result)
+        computed.clear()
         for batch in batches:
-            try:
-                computed = batch.compute(self._options(batch.group))
-            except RotationError as error:
-                names = ", ".join(member.name for member in batch.members[:3])
-                raise ValueError(
-                    f"{error} for {names}{', ...' if len(batch.members) > 3 else ''}: its gradient or learning rate is "
-                    "too large for the dtype; lower the learning rate or clip the gradients."
-                ) from None
-            batch.commit(*computed)
+            if not batch.rule.refuses:
+                batch.commit(*self._compute(batch))
         return loss
+
+    def _compute(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        try:
+            return batch.compute(self._options(batch.group))
+        except RotationError as error:
+            raise ValueError(
+                f"{error} for {listed([member.name for member in batch.members])}: the gradient or learning rate is "
+                "too large for the dtype; lower the learning rate or clip the gradients. No parameter was changed."
+            ) from None
 
     def _options(self, index: int) -> dict[str, Any]:
         # A learning rate may be a tensor; formulas decide by its size, so it is read once.
@@ -168,6 +175,7 @@ class Optimizer(torch.optim.Optimizer):
     def _new_batches(self, first_alike: Sequence[int]) -> list[Batch]:
         members: dict[Any, list[Member]] = {}
         rules: dict[Any, tuple[Rule, int]] = {}
+        restarted: dict[tuple[str, ...], list[str]] = {}
         for index, group in enumerate(self.param_groups):
             for position, parameter in enumerate(group["params"]):
                 if parameter.grad is None:
@@ -175,7 +183,8 @@ class Optimizer(torch.optim.Optimizer):
                 rule, tie = self._rule(parameter, group)
                 member = Member(parameter, self._name(index, position), tie)
                 state = self.state[parameter]
-                _drop_foreign(state, rule, member)
+                if dropped := _drop_foreign(state, rule):
+                    restarted.setdefault(dropped, []).append(member.name)
                 key = (
                     rule,
                     first_alike[index],
@@ -189,6 +198,13 @@ class Optimizer(torch.optim.Optimizer):
                 )
                 members.setdefault(key, []).append(member)
                 rules[key] = (rule, first_alike[index])
+        for dropped, names in restarted.items():
+            verb, of = ("moves", "its") if len(names) == 1 else ("move", "their")
+            warn_user(
+                f"{listed(names)} {verb} by another rule than before ({of} state has {', '.join(dropped)}), so {of} "
+                "state begins anew; if constraints were to stay, copy the model and the optimizer together "
+                "(copy.deepcopy((model, optimizer)))."
+            )
         return [
             Batch(rules[key][0], part, rules[key][1], [self.state[m.parameter] for m in part])
             for key, found in members.items()
@@ -242,7 +258,19 @@ class Optimizer(torch.optim.Optimizer):
 
         Args:
             state_dict: The saved state.
+
+        Raises:
+            ValueError: If it is another optimizer's, or an option in it is out of its range; nothing has changed then.
+            TypeError: If an option in it is of a wrong type.
         """
+        for index, group in enumerate(state_dict["param_groups"]):
+            missing = [name for name in self.defaults if name not in group]
+            if missing:
+                raise ValueError(
+                    f"state_dict is not one of {type(self).__name__}: its group {index} lacks {', '.join(missing)}; "
+                    f"load what {type(self).__name__}.state_dict() gave, or begin with a new optimizer."
+                )
+            self._check_options(group)
         super().load_state_dict(state_dict)
         self._batches = None
         # torch casts state to the parameter's dtype, which would round the float32 state of a bfloat16 parameter.
@@ -252,31 +280,26 @@ class Optimizer(torch.optim.Optimizer):
             for name, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor) and name != "step":
                     self.state[parameter][name] = value.to(device=parameter.device, copy=True)
-        for group in self.param_groups:
-            self._check_options(group)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._batches = None
 
 
-def _drop_foreign(state: dict[str, Any], rule: Rule, member: Member) -> None:
-    """Forget the state that another rule has left behind."""
+def _drop_foreign(state: dict[str, Any], rule: Rule) -> tuple[str, ...]:
+    """Forget the state that another rule has left behind.
+
+    Returns:
+        Its names, if nothing is left of the state.
+    """
     known = {*rule.names(), "step", MASTER}
     foreign = sorted(set(state) - known)
-    if not foreign:
-        return
-    if not any(name in state for name in rule.names()):
-        warnings.warn(
-            f"{member.name} moves by another rule than before (its state has {', '.join(foreign)}), so its state "
-            "begins anew; if it was to stay constrained, copy the model and the optimizer together "
-            "(copy.deepcopy((model, optimizer))).",
-            UserWarning,
-            stacklevel=5,
-        )
+    if foreign and not any(name in state for name in rule.names()):
         state.clear()
+        return tuple(foreign)
     for name in foreign:
         state.pop(name, None)
+    return ()
 
 
 def _equal(a: dict[str, Any], b: dict[str, Any]) -> bool:

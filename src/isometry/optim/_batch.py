@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from isometry.linalg._precision import working_dtype
-from isometry.optim._polar_step import lies_down
+from isometry.optim._polar_step import OffManifoldError, lies_down
 from isometry.optim._rule import Elementwise, Member, Options, Rule, State
 from isometry.optim._sharded import local, sharded_like, version
 
@@ -67,6 +67,14 @@ class Batch:
         Returns:
             The new values and state, for ``commit``.
         """
+        try:
+            return self._update(options)
+        except OffManifoldError:
+            # Written to in a way that torch does not count (.data): taken in as what others have written.
+            self._versions = None
+            return self._update(options)
+
+    def _update(self, options: Options) -> tuple[Tensor, State]:
         value = self._values()
         gradients = [self.rule.read(m, m.parameter.grad) for m in self.members if m.parameter.grad is not None]
         gradient = _joined(gradients).to(self.dtype)

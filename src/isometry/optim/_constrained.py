@@ -7,7 +7,6 @@ its own with a state of its own.
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor
 
 from isometry.manifolds import Constraint, Manifold, Stiefel
+from isometry.manifolds._warn import listed, warn_user
 from isometry.optim._geometry import Body, Columns, General, Geometry, Move
-from isometry.optim._polar_step import FAR, drift_budget, gram_defect, largest, polish
+from isometry.optim._polar_step import FAR, OffManifoldError, drift_budget, gram_defect, largest, rounds_long, settle
 from isometry.optim._rule import Member, Options, Rule, State
 from isometry.optim._sharded import local_part, whole
 
@@ -60,6 +60,7 @@ class Constrained(Rule):
     """
 
     consumes: ClassVar[bool] = True
+    refuses: ClassVar[bool] = True
 
     geometry: Geometry
     manifold: Manifold
@@ -131,7 +132,7 @@ class Constrained(Rule):
             Values on the manifold; those that were there already are unchanged.
 
         Raises:
-            ValueError: If a weight with a learned scale is zero.
+            ValueError: If a weight with a learned scale is zero, or has no nearest point.
         """
         s = self._scales(value, context)
         if bool((s == 0).any()):
@@ -140,6 +141,7 @@ class Constrained(Rule):
         if self.manifold.check(value / _spread(s, value)).ok:
             return value
         parts = list(value.chunk(len(members)))
+        found: dict[str, float] = {}
         for i, (member, part) in enumerate(zip(members, parts, strict=True)):
             q = part / s[i]
             defect = self.manifold.check(q)
@@ -147,13 +149,19 @@ class Constrained(Rule):
                 continue
             stored = self.manifold.check(q.to(storage))
             if not stored.ok:
-                warnings.warn(
-                    f"{member.name} ({member.tie.label}) was off the manifold {self.manifold.name} (defect "
-                    f"{defect.frobenius:.2g}; was it loaded, or written to?) and has been projected on it.",
-                    UserWarning,
-                    stacklevel=6,
-                )
-            parts[i] = self.manifold.project(q) * s[i]
+                label = member.tie.label
+                found[member.name if repr(label) in member.name else f"{member.name} ({label})"] = defect.frobenius
+            try:
+                parts[i] = self.manifold.project(q) * s[i]
+            except ValueError as error:
+                raise ValueError(f"{member.name} was written to and cannot be projected: {error}") from None
+        if found:
+            one = len(found) == 1
+            warn_user(
+                f"{listed(found)} {'was' if one else 'were'} off the manifold {self.manifold.name} (defect "
+                f"{'' if one else 'up to '}{max(found.values()):.2g}; loaded, or written to?) and "
+                f"{'has' if one else 'have'} been projected on it."
+            )
         return torch.cat(parts)
 
     def update(
@@ -183,10 +191,12 @@ class Constrained(Rule):
         new["defect"] = state["defect"]
         if self.geometry.straight:
             astray = self.geometry.astray(move, lengths, pull)
-            value, move, new["defect"] = self._keep(value, move, lengths, astray, s, state["defect"], step)
-        reached, momentum = self.geometry.move(value, move, momentum, s)
-        if length > FAR * value.shape[-1] ** 0.5 and not isinstance(self.geometry, General):
-            reached = polish(polish(reached, s), s)
+            move, new["defect"] = self._keep(value, move, lengths, astray, s, state["defect"], step)
+        far = self.geometry.straight and rounds_long(length, value.shape[-1])
+        go = self.geometry.leap if far and move.crude(length) else self.geometry.move
+        reached, momentum = go(value, move, momentum, s)
+        if far:
+            reached = settle(reached, s, lengths > 0)
         if momentum is not None:
             new[self.momentum] = momentum
         if slope is not None:
@@ -204,7 +214,7 @@ class Constrained(Rule):
 
     def _keep(
         self, value: Tensor, move: Move, lengths: Tensor, astray: Tensor, s: Tensor, drift: Tensor, step: int
-    ) -> tuple[Tensor, Move, Tensor]:
+    ) -> tuple[Move, Tensor]:
         """Keep the drift off the manifold within its budget.
 
         Args:
@@ -217,7 +227,7 @@ class Constrained(Rule):
             step: From 1.
 
         Returns:
-            The points, the step as it is to be taken, and the new bound.
+            The step as it is to be taken, and the new bound.
         """
         budget = drift_budget(value.shape[-1], value.dtype)
         flat = largest(astray) <= budget / 2
@@ -226,30 +236,26 @@ class Constrained(Rule):
         if not isinstance(self.geometry, Body):
             # Coming back by the Gram matrix of the point reached takes all drift away.
             flat = flat and not due
-            return value, move._replace(flat=flat), drift + astray if flat else torch.zeros_like(drift)
+            return move._replace(flat=flat), drift + astray if flat else torch.zeros_like(drift)
         if due or largest(lengths) > FAR:
-            value, correction = self._look(value, lengths, s)
             drift = torch.zeros_like(drift)
-            move = move._replace(correction=correction)
-        return value, move._replace(flat=flat), drift + astray if flat else drift
+            move = move._replace(correction=self._look(value, lengths, s))
+        return move._replace(flat=flat), drift + astray if flat else drift
 
-    def _look(self, value: Tensor, lengths: Tensor, s: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _look(self, value: Tensor, lengths: Tensor, s: Tensor) -> Tensor:
         """Measure E = Q^T Q - I and let the step take it away: (I + E)^{-1/2} = I - E / 2 up to rounding.
 
         Returns:
-            The value and the correction.
+            The correction.
+
+        Raises:
+            OffManifoldError: If no rounding explains it.
         """
         difference = gram_defect(value, s)
         defect = float(torch.linalg.vector_norm(difference, dim=(-2, -1)).max())
-        if defect <= LOST:
-            return value, difference.mul_(-0.5).mul_(lengths > 0)  # what does not move stays, to the bit
-        warnings.warn(
-            f"a constrained weight was off the manifold {self.manifold.name} (defect {defect:.2g}; was it written to "
-            "through .data?) and has been projected on it.",
-            UserWarning,
-            stacklevel=8,
-        )
-        return self.manifold.project(value / s) * s, None
+        if not defect <= LOST:
+            raise OffManifoldError(f"defect {defect:.2g}")
+        return difference.mul_(-0.5).mul_(lengths > 0)  # what does not move stays, to the bit
 
 
 def _spread(scales: Tensor, value: Tensor) -> Tensor:

@@ -24,10 +24,23 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from isometry.manifolds import Manifold
-from isometry.optim._polar_step import plus_product, polar_columns, polar_rotation, skew, sym
+from isometry.manifolds import Manifold, Stiefel
+from isometry.optim._polar_step import (
+    CRUDE,
+    OffManifoldError,
+    RotationError,
+    gram_defect,
+    plus_product,
+    polar_columns,
+    polar_rotation,
+    settle,
+    skew,
+    sym,
+)
 
 __all__ = ["Body", "Columns", "General", "Geometry", "Move"]
+
+ASTRAY = 1e-4  # a defect with which no step of ours ends
 
 
 class Move(NamedTuple):
@@ -48,6 +61,17 @@ class Move(NamedTuple):
     gain: float | Tensor = 1.0
     correction: Tensor | None = None
     flat: bool = False
+
+    def crude(self, length: float) -> bool:
+        """Tell whether the rounding of V^T V is too coarse to find the way back by it.
+
+        Args:
+            length: |V|_F.
+
+        Returns:
+            Whether ``leap`` is to be taken.
+        """
+        return float(torch.finfo(self.v.dtype).eps) * length**2 > CRUDE
 
 
 class Geometry(ABC):
@@ -89,6 +113,10 @@ class Geometry(ABC):
     @abstractmethod
     def move(self, x: Tensor, move: Move, momentum: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the point reached, and the momentum there (up to a later ``arrive``)."""
+
+    def leap(self, x: Tensor, move: Move, momentum: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return what ``move`` does, for very long steps: by a decomposition in float64, without overwriting."""
+        return self.move(x, move, momentum, s)
 
     def column_squares(self, v: Tensor) -> Tensor:
         """Return the squared lengths of a tangent vector's columns, shape ``(batch, 1, p)``."""
@@ -156,6 +184,16 @@ class Body(Geometry):
             shift = shift + move.correction
         return torch.baddbmm(x, x, shift), momentum
 
+    def leap(self, x: Tensor, move: Move, momentum: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return x U with U = polar(I + A) from I + A itself, whose singular values are one at the least."""
+        del s
+        eye = torch.eye(x.shape[-1], dtype=torch.float64, device=x.device)
+        u = _projected(eye + move.v.double()).to(x.dtype)
+        moved = torch.linalg.vector_norm(move.v, dim=(-2, -1), keepdim=True) > 0
+        if momentum is not None:
+            momentum = torch.where(moved, skew(torch.bmm(u.mT, momentum)), momentum)
+        return torch.where(moved, torch.bmm(x, u), x), momentum
+
 
 @dataclass(frozen=True)
 class Columns(Geometry):
@@ -199,6 +237,14 @@ class Columns(Geometry):
         y = x.addcmul_(s, move.v)
         return (y if move.flat else polar_columns(y, s, moved, out=move.v)), momentum
 
+    def leap(self, x: Tensor, move: Move, momentum: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return polar(Q + V), with Q orthonormal and V tangent beyond the working dtype's digits."""
+        moved = torch.linalg.vector_norm(move.v, dim=(-2, -1), keepdim=True) > 0
+        q, v = x.double() / s.double(), move.v.double()
+        q = torch.baddbmm(q, q, gram_defect(q, torch.ones_like(s, dtype=q.dtype)), alpha=-0.5)
+        v = v - q @ sym(q.mT @ v)
+        return torch.where(moved, _projected(q + v).to(x.dtype) * s, x), momentum
+
 
 @dataclass(frozen=True)
 class General(Geometry):
@@ -221,8 +267,36 @@ class General(Geometry):
         return self.manifold.inner(x / s, v, v)[..., None, None]
 
     def move(self, x: Tensor, move: Move, momentum: Tensor | None, s: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the retracted points; those that do not move stay what they are, to the bit."""
+        """Return the retracted points; those that do not move stay what they are, to the bit.
+
+        Raises:
+            OffManifoldError: If a point is off the manifold.
+            RotationError: If the retraction refuses the step.
+        """
         moved = torch.linalg.vector_norm(move.v, dim=(-2, -1), keepdim=True) > 0
         # Near a minimum a gradient is the small rest of a large one; projected again it is tangent to all its digits.
-        reached = self.manifold.retract(x / s, self.tangent(x, move.v, s), self.retraction)
-        return torch.where(moved, reached * s, x), momentum
+        v = self.tangent(x, move.v, s)
+        try:
+            reached = self.manifold.retract(x / s, v, self.retraction) * s
+        except ValueError as error:
+            if not self.manifold.check(x / s, tolerance=ASTRAY).ok:
+                raise OffManifoldError(str(error)) from None
+            raise RotationError(f"retraction {self.retraction!r} refuses the step ({str(error).rstrip('.')})") from None
+        if isinstance(self.manifold, Stiefel):  # not every formula ends on the manifold to all digits, and that adds up
+            reached = settle(reached, s, moved)
+        return torch.where(moved, reached, x), momentum
+
+
+def _projected(y: Tensor) -> Tensor:
+    """Give the polar factor.
+
+    Returns:
+        Same shape and dtype.
+
+    Raises:
+        RotationError: If it is not unique even in this dtype, or not finite.
+    """
+    try:
+        return Stiefel().project(y)
+    except ValueError:
+        raise RotationError("no orthonormal matrix can be told from a step of such a length") from None

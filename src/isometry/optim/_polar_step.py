@@ -9,7 +9,11 @@ For square Q write V = Q A with A skew: S = -A^2 commutes with A, so R_Q(V) = Q 
 and C = (I + S)^{-1/2} symmetric. After a training step S is small. The series of (I + S)^{-1/2} alternates, so that its
 first omitted term bounds the error, and a few products do what a decomposition would. |S|_F, which bounds its largest
 eigenvalue, is measured in every step and decides how many terms there are; what no short series reaches goes to a
-Newton-Schulz iteration, and steps beyond a radian to an eigendecomposition. The error is below a rounding in all.
+Newton-Schulz iteration, and steps beyond a radian to an eigendecomposition. Up to there the error is below a rounding.
+
+The rounding of S is relative to its size, eps |V|^2, while what decides about orthonormality is I + S. So after steps
+with |V|_F^2 > sqrt(p), where this exceeds the rounding of Q, the point reached is measured and polished (``settle``);
+and where eps |V|_F^2 exceeds ``CRUDE``, the polar factor is taken in float64 from I + A or Q + V itself.
 
 Very small rotations do without S. Leaving it out takes Q^T Q to I + S, and |S|_F <= |A|_F^2 / sqrt(2) (the singular
 values of A come in pairs) bounds how far off the manifold that is. As long as the sum of these bounds stays below what
@@ -29,7 +33,9 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "CRUDE",
     "FAR",
+    "OffManifoldError",
     "RotationError",
     "drift_budget",
     "gram_defect",
@@ -38,7 +44,8 @@ __all__ = [
     "plus_product",
     "polar_columns",
     "polar_rotation",
-    "polish",
+    "rounds_long",
+    "settle",
     "skew",
     "sym",
 ]
@@ -48,11 +55,18 @@ BINOMIAL = (1.0, -1 / 2, 3 / 8, -5 / 16, 35 / 128, -63 / 256, 231 / 1024, -429 /
 LONGEST = len(BINOMIAL) - 2  # terms beyond which Newton-Schulz takes fewer products
 
 
-FAR = 1.0  # the length of a step, in radians a column, beyond which its rounding shows
+FAR = 1.0  # the length of a step, in radians, beyond which the drift is looked at before it
+CRUDE = 1e-3  # a rounding of S beyond which it is not worked with
+SETTLED = 4.0  # in drift budgets: what is left to later looks; a product's own rounding is part of what is measured
+POLISHES = 6  # from a defect of a half, e goes to (3 e^2 + e^3) / 4 six times
 
 
 class RotationError(ValueError):
-    """A step has no finite length."""
+    """A step leads to no point of the manifold, or has no finite length; the message goes on with "for <names>"."""
+
+
+class OffManifoldError(ValueError):
+    """A step was to begin off the manifold."""
 
 
 def sym(a: Tensor) -> Tensor:
@@ -154,7 +168,8 @@ def polar_rotation(a: Tensor, *, memory: float = 0.0) -> tuple[Tensor, Tensor]:
         both = torch.bmm(s, torch.sub(0.375 * s, a, alpha=0.5))
         return a + skew(both), sym(both).sub_(s, alpha=0.5)
     shift = inverse_root(s, bound)
-    return torch.baddbmm(a, a, shift), shift
+    # A momentum that is read off K has to stay skew: what is not would add up in it, and lead off the manifold.
+    return skew(torch.baddbmm(a, a, shift)), shift
 
 
 def polar_columns(y: Tensor, s: Tensor, moved: Tensor, *, out: Tensor | None = None) -> Tensor:
@@ -182,19 +197,43 @@ def polar_columns(y: Tensor, s: Tensor, moved: Tensor, *, out: Tensor | None = N
     return torch.bmm(y, root, out=out if reuse else None)
 
 
-def polish(x: Tensor, s: Tensor) -> Tensor:
-    """Take one Newton-Schulz step towards orthonormal columns: (I + E)^{-1/2} = I - E / 2 for a small E.
-
-    After a step of many radians it is needed, since rounding is relative to the step's length.
+def rounds_long(length: float, p: int) -> bool:
+    """Tell whether the rounding of a step, eps |V|_F^2, exceeds that of a point, eps sqrt(p).
 
     Args:
-        x: Shape ``(batch, n, p)``, nearly s times orthonormal.
-        s: Shape ``(batch, 1, 1)``.
+        length: |V|_F.
+        p: Number of columns.
 
     Returns:
-        Same shape, orthonormal to the square of what it was.
+        Whether the point reached is to be settled.
     """
-    return torch.baddbmm(x, x, gram_defect(x, s), alpha=-0.5)
+    return length > FAR * math.sqrt(math.sqrt(p))
+
+
+def settle(x: Tensor, s: Tensor, moved: Tensor) -> Tensor:
+    """Bring points to the manifold by Newton-Schulz steps, (I + E)^{-1/2} = I - E / 2 up to E^2, as many as it takes.
+
+    Args:
+        x: Shape ``(batch, n, p)``, s times orthonormal up to a defect below one half.
+        s: Shape ``(batch, 1, 1)``.
+        moved: Shape ``(batch, 1, 1)``; where it is False, x is returned as it is, to the bit.
+
+    Returns:
+        Same shape, orthonormal to a few drift budgets.
+
+    Raises:
+        RotationError: If they do not come there.
+    """
+    enough = SETTLED * drift_budget(x.shape[-1], x.dtype)
+    for _ in range(POLISHES + 1):
+        difference = gram_defect(x, s).mul_(moved)
+        defect = float(torch.linalg.vector_norm(difference, dim=(-2, -1)).max())
+        if defect <= enough:
+            return x
+        if not defect < 0.5:
+            break
+        x = torch.baddbmm(x, x, difference, alpha=-0.5)
+    raise RotationError(f"the step does not come back to the manifold (defect {defect:.2g})")
 
 
 def gram_defect(x: Tensor, s: Tensor) -> Tensor:
@@ -258,7 +297,10 @@ def _newton_schulz(s: Tensor, bound: float) -> Tensor:
         y = torch.bmm(y, t)
     z = sym(z).div_(math.sqrt(alpha))
     z.diagonal(dim1=-2, dim2=-1).sub_(1)
-    return z
+    # The identity in z was rounded alike in all directions, which adds up over steps. With w = z - I the residual
+    # (I + s)(I + w)^2 - I = t + s t + s, t = 2 w + w^2, has no identity in it.
+    t = torch.baddbmm(z, z, z).add_(z)
+    return z.sub_(sym(torch.baddbmm(t, s, t).add_(s)), alpha=0.5)
 
 
 def _by_eigenvalues(s: Tensor) -> Tensor:

@@ -43,9 +43,11 @@ class Rule(ABC):
     Attributes:
         consumes: Whether ``update`` may overwrite the values and gradients that it is given, which are copies then.
             Fresh memory for a large stack costs more than a pass over it.
+        refuses: Whether ``update`` or ``admit`` may refuse; such batches are all computed before one is written.
     """
 
     consumes: ClassVar[bool] = False
+    refuses: ClassVar[bool] = False
 
     @abstractmethod
     def names(self) -> tuple[str, ...]:
