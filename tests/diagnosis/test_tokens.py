@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.func import functional_call, jacrev
 
-from isometry import Inputs
+from isometry import Inputs, measure
 from isometry.diagnosis import _jacobian, diagnose
 from isometry.report import render
 
@@ -233,3 +233,16 @@ def test_transformers(name, start):
 def test_a_model_in_a_wrapper_is_no_lookup():
     found = diagnose(nn.Sequential(OneHot()), (ids(), ids()[:, 0] % 4), samples=24)
     assert "no module takes them as they are" in next(s.why for s in found.skipped if s.what == "Jacobian")
+
+
+def test_the_largest_eigenvalue_is_exact_where_labels_are_drawn():
+    """Eight draws of five hundred labels overstate it many times; the diagnosis takes it by products."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(500, 8), nn.Linear(8, 500))
+    x, y = torch.randint(500, (6, 4)), torch.randint(500, (6, 4))
+    found = diagnose(model, (x, y))
+    wanted = float(measure.curvature(model, x, y, kind="gauss-newton").top(1).eigenvalues[0])
+    content = found.to_dict()["fisher"]
+    assert content["kind"] == "monte-carlo"
+    assert content["lambda_max"] == pytest.approx(wanted, rel=0.05)
+    assert content["lambda_max_drawn"] > 3 * wanted

@@ -248,3 +248,17 @@ def test_half_precision(measured, name):
     count = min(len(low), 3)
     scale = float(high[:count].abs().max())
     assert torch.allclose(low[:count].double(), high[:count].double(), rtol=0, atol=0.1 * scale), (low, high)
+
+
+class Detached(nn.Module):
+    def forward(self, x):
+        return x.detach()
+
+
+@pytest.mark.parametrize("measured", ["fisher", "empirical fisher", "ntk", "hessian", "gauss-newton", "confusion"])
+def test_outputs_without_gradient_are_refused(measured):
+    """A zero would be a wrong answer: nobody's model is meant to be a constant of its parameters."""
+    model = nn.Sequential(nn.Linear(4, 3), Detached()).double()
+    x = as_inputs(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double())
+    with pytest.raises(ValueError, match="differentiable operations; look for"):
+        run(measured, "mlp", model, x)

@@ -137,3 +137,11 @@ def test_vectors():
         found.split(torch.zeros(43, 1))
     with pytest.raises(ValueError, match=r"unknown method 'exact'"):
         found.trace("exact")
+
+
+def test_an_overflowing_norm_is_no_eigenvalue():
+    """Products of finite numbers whose squares overflow: the residual would be infinite, and below any bound of it."""
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)) * 1e18
+    found = measure.curvature(nn.Linear(4, 3), x, torch.zeros(6, 3), loss="mse")
+    with pytest.raises(ValueError, match=r"norm overflows torch\.float32"):
+        found.top(1)

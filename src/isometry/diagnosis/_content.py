@@ -191,7 +191,7 @@ def _fisher(evidence: Evidence) -> dict[str, Any] | None:
     fisher = evidence.fisher
     if fisher is None:
         return None
-    top = fisher.lambda_max
+    top = evidence.lambda_max
     return {
         "eigenvalues": [float(v) for v in fisher.eigenvalues()],
         "kind": fisher.kind,
@@ -199,7 +199,8 @@ def _fisher(evidence: Evidence) -> dict[str, Any] | None:
         "params": fisher.params,
         "lambda_max": top,
         "max_step_size": 2 / top if top > 0 else None,
-        "effective_rank": fisher.effective_rank,
+        "lambda_max_drawn": None if evidence.exact_top is None else fisher.lambda_max,
+        "effective_rank": evidence.effective_rank,
         "condition": fisher.condition().median,
         "bound_rigorous": evidence.certificate,
         "hidden": _hidden(evidence),

@@ -13,6 +13,7 @@ References:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -228,6 +229,11 @@ class _Search:
         h = coefficients.to(device="cpu", dtype=torch.float64)
         # Any product with a unit vector bounds the operator's norm from below.
         self.norm = max(self.norm, float(torch.linalg.vector_norm(products, dim=1).max()))
+        if not math.isfinite(self.norm):
+            raise ValueError(
+                f"matvec gives products whose norm overflows {products.dtype}; scale the operator down, or compute in "
+                "float64."
+            )
         self._check_symmetry(h, coupling, old)
 
         grown = torch.zeros(self.basis.rank, self.basis.rank, dtype=torch.float64)

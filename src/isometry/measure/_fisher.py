@@ -68,7 +68,9 @@ def fisher(
             shape; for the empirical kind.
         likelihood: "categorical" or "gaussian".
         kind: "true" takes the expectation over the model's own labels exactly (it equals the Gauss-Newton matrix);
-            "monte-carlo" draws labels from the model; "empirical" takes gradients at ``targets``, as the paper's
+            "monte-carlo" draws labels from the model: its trace is unbiased, its largest eigenvalue is too large, and
+            its effective rank too small, as long as there are few draws (``dense=False`` and ``.top`` have it exactly);
+            "empirical" takes gradients at ``targets``, as the paper's
             measurements do: it is not an estimate of the true one.
         params: "all"; "hidden" (all but the output layer's, as in the paper: W^1 belongs to them); or one or several
             name patterns, as in ``fnmatch``.

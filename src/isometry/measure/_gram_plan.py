@@ -164,7 +164,7 @@ def make_plan(model: nn.Module, x: Inputs, parameters: dict[str, nn.Parameter]) 
         The plan.
 
     Raises:
-        ValueError: If samples influence each other's outputs.
+        ValueError: If samples influence each other's outputs, or the output depends on no parameter.
     """
     chosen = {id(p): name for name, p in parameters.items()}
     watched = frozenset(
@@ -187,6 +187,11 @@ def make_plan(model: nn.Module, x: Inputs, parameters: dict[str, nn.Parameter]) 
     ):
         with _stack_of(reads, closed), reads:
             out = _run_few(model, small)
+        if isinstance(out, Tensor) and not out.requires_grad:
+            raise ValueError(
+                "the model's output does not depend on any parameter through differentiable operations; look for "
+                ".detach(), no_grad or argmax in its forward pass."
+            )
         calls = {call.order: call for call in recording.calls}
         back: dict[int, Tensor] = {}
         if not x.whole and isinstance(out, Tensor) and out.requires_grad and out.ndim and out.shape[0] == few:

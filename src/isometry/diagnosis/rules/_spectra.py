@@ -72,14 +72,16 @@ def step_size(evidence: Evidence) -> Iterator[Finding]:
         At most one finding.
     """
     fisher = evidence.fisher
-    if fisher is None or not fisher.lambda_max > 0:
+    if fisher is None or not evidence.lambda_max > 0:
         return
-    largest = 2 / fisher.lambda_max
+    largest = 2 / evidence.lambda_max
+    drawn = fisher.kind == "monte-carlo" and evidence.exact_top is None
+    about = " (of drawn labels, which overstate it)" if drawn else ""
     yield Finding(
         "warning" if largest < TINY_STEP else "info",
         "step_size",
-        f"The Fisher matrix's largest eigenvalue is {fisher.lambda_max:.3g}: plain gradient descent is stable up to a "
-        f"step size of about {largest:.2g}.",
+        f"The Fisher matrix's largest eigenvalue is {evidence.lambda_max:.3g}{about}: plain gradient descent is "
+        f"stable up to a step size of about {largest:.2g}.",
         largest,
         TINY_STEP if largest < TINY_STEP else None,
         "largest stable step size of plain gradient descent",
@@ -103,12 +105,14 @@ def rank(evidence: Evidence) -> Iterator[Finding]:
         if condition.median * condition.cutoff < 1
         else f"{condition.below} are at rounding level"
     )
+    drawn = fisher.kind == "monte-carlo"  # the spectrum of few draws has as many directions as rows
+    of, rest = ("", "") if drawn else (f" of {total}", f"; {median}")
     yield Finding(
         "info",
         "effective_rank",
-        f"{fisher.effective_rank:.3g} directions of {total} share the curvature; {median}.",
-        fisher.effective_rank,
-        float(total),
+        f"{evidence.effective_rank:.3g} directions{of} share the curvature{rest}.",
+        evidence.effective_rank,
+        None if drawn else float(total),
         "trace over largest eigenvalue",
         None,
     )
