@@ -26,7 +26,7 @@ probe = Probe(
     data.targets[:64],
     measures={"signal": True, "fisher": True, "weights": sharpest_layer},
     max_overhead=0.5,  # of the training, which lasts a second here; the default is 5 %
-    path="probe.jsonl",
+    path="probe_bare_loop.jsonl",
 )
 with probe.start(step=0):  # 0: begin the file anew if it is there
     for _ in range(STEPS):
@@ -38,4 +38,4 @@ with probe.start(step=0):  # 0: begin the file anew if it is there
         probe.step(loss)
 
 print(probe.history)
-print(f"overhead {probe.overhead:.1%}; draw the page with: isometry report probe.jsonl --out report")
+print(f"overhead {probe.overhead:.1%}; draw the page with: isometry report probe_bare_loop.jsonl --out report")

@@ -1,5 +1,7 @@
 """Follow measurements in a training of the transformers library's Trainer; needs isometry[hf]."""
 
+from pathlib import Path
+
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Trainer, TrainingArguments
 
@@ -21,7 +23,10 @@ arguments = TrainingArguments(
     save_strategy="no", disable_tqdm=True,
 )  # fmt: skip
 trainer = Trainer(model=model, args=arguments, train_dataset=texts)
-probe = Probe(model, {"input_ids": tokens[:16]}, path="probe.jsonl")
+path = Path("probe_hf.jsonl")
+path.unlink(missing_ok=True)  # a training anew; without this line the probe would ask where the old one goes on
+# None: measure whenever it is due. A training of hours keeps the default, at most 5 % of its time.
+probe = Probe(model, {"input_ids": tokens[:16]}, max_overhead=None, path=path)
 ProbeTrainerCallback.attach(trainer, probe)  # the numbers go through Trainer.log, and so to everything in report_to
 trainer.train()
 print(probe.history)

@@ -1,5 +1,7 @@
 """Follow measurements in a training of Lightning's Trainer; needs isometry[train]."""
 
+from pathlib import Path
+
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
@@ -31,7 +33,10 @@ class Digits(LightningModule):
 
 torch.manual_seed(0)
 module = Digits()
-probe = Probe(module.net, data.inputs[:64], data.targets[:64], path="probe.jsonl")
+path = Path("probe_lightning.jsonl")
+path.unlink(missing_ok=True)  # a training anew; without this line the probe would ask where the old one goes on
+# None: measure whenever it is due. A training of hours keeps the default, at most 5 % of its time.
+probe = Probe(module.net, data.inputs[:64], data.targets[:64], max_overhead=None, path=path)
 trainer = Trainer(
     max_steps=100,
     accelerator="cpu",

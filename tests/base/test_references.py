@@ -161,3 +161,19 @@ def test_frames_of_torch_are_left_out():
     text = short_traceback(caught.value)
     assert os.sep + os.path.join("torch", "nn") not in text
     assert "test_references.py" in text
+
+
+def test_what_a_file_has_imported_is_not_suggested(here):
+    write(
+        here,
+        "net.py",
+        "import torch\nfrom torch import nn\nfrom torch.nn import Flatten\n\n\nclass NoSuch(nn.Module):\n    pass\n\n\n"
+        "nosuchnet = nn.Sequential(Flatten())\n",
+    )
+    with pytest.raises(BadReferenceError) as caught:
+        load_callable("net.py:nosuch")
+    assert "'torch'" not in str(caught.value)
+    assert "did you mean 'nosuchnet'" in str(caught.value)
+    with pytest.raises(BadReferenceError) as caught:
+        load_callable("net.py:Flaten")
+    assert "Flatten" not in str(caught.value)

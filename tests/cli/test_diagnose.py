@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
 import torch
+import typer
 from typer.testing import CliRunner
 
 from isometry.cli import app
@@ -195,5 +197,19 @@ def test_a_reader_that_leaves_is_no_error_of_ours():
     def command():
         raise BrokenPipeError(32, "Broken pipe")
 
-    with pytest.raises(BrokenPipeError):  # left to click, which ends quietly
+    with pytest.raises(typer.Exit) as caught:  # not click's 1, which says that the model will not train
         command()
+    assert caught.value.exit_code == 141
+
+
+def test_actions_of_a_prescription_are_not_broken_in_a_narrow_terminal():
+    from rich.console import Console
+
+    from isometry.cli._printed import print_prescription
+    from isometry.diagnosis import Prescription
+    from isometry.diagnosis._prescription import Change
+
+    change = Change("encoder.blocks.0.attention.query.weight", "scaled", "by 1.25, so that its outputs keep their size")
+    console = Console(width=40, file=io.StringIO())
+    print_prescription(Prescription("one", (change,), None, (), None, None, None, (), 0), console)
+    assert " scaled " in console.file.getvalue()

@@ -89,3 +89,18 @@ def test_ctrl_c_is_130_and_leaves_nothing(tmp_path):
     assert out == ""
     assert err == "interrupted; no half-written file was left.\n"
     assert sorted(p.name for p in tmp_path.iterdir() if p.name != "__pycache__") == ["slow.py"]
+
+
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_reader_that_leaves_is_141_and_not_a_finding(more):
+    with subprocess.Popen(
+        [*PROGRAM, "diagnose", "mlp:depth=2,width=8,activation=tanh", "--in-shape", "8", "--samples", "8", *more],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    ) as process:
+        process.stdout.close()  # before anything is written
+        said = process.stderr.read()
+    assert process.returncode == 141
+    assert said == ""

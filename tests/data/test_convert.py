@@ -80,7 +80,7 @@ def test_tensors_keep_their_dtype_and_arrays_are_copied():
     ("targets", "classes", "kind"),
     [
         (Y.astype(float), 3, "taken as class labels"),
-        (Y[:, None], 3, None),
+        (Y[:, None], 3, "targets of shape (6, 1) taken as (6,): one label a sample"),
         (Y == 1, 2, None),
         (Y + 0.5, None, "taken as regression"),
         (np.eye(3)[Y], None, "taken as regression"),
@@ -260,3 +260,14 @@ def test_an_exhausted_loader():
     loader.batch_sampler.sampler = iter(())
     with pytest.raises(ValueError, match="empty, or an iterator that is already exhausted"):
         as_dataset(loader)
+
+
+@pytest.mark.parametrize("given", [lambda: iter([]), lambda: (pair for pair in [])])
+def test_an_iterator_is_told_what_to_pass_for_batches(given):
+    with pytest.raises(TypeError, match="an iterator can be read only once: pass the DataLoader itself for batches"):
+        as_dataset(given())
+
+
+def test_lists_of_samples_that_differ_in_shape():
+    with pytest.raises(ValueError, match="inputs is a list of entries that differ in shape; make all samples the same"):
+        as_dataset(([torch.randn(4), torch.randn(3)], torch.tensor([0, 1])))

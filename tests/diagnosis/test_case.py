@@ -79,6 +79,20 @@ def test_odd_outputs_are_refused_in_a_sentence(wrap, error, message):
         opened(Returns(wrap))
 
 
+def test_tokens_and_real_numbers_that_do_not_fit_say_which_data_do():
+    y, ids = torch.arange(8) % 4, torch.arange(48).reshape(8, 6) % 9
+    reader = nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(24, 4))
+    with pytest.raises(ValueError, match="the model reads tokens, so pass data of token ids"):
+        opened(reader, (torch.randn(8, 6), y))
+    with pytest.raises(ValueError, match="embeddings have 9 rows, the token ids reach 11 and a sequence has 6 posit"):
+        opened(reader, (ids + 3, y))
+    with pytest.raises(ValueError, match="takes real numbers and the data are token ids: pass other data") as caught:
+        opened(nn.Sequential(nn.Linear(6, 4)), (ids, y))
+    assert "the model with .to" not in str(caught.value)  # no module can be made of whole numbers
+    with pytest.raises(ValueError, match=r"inputs with \.to\(torch.float32\) or the model with \.to\(torch.float64\)"):
+        opened(nn.Sequential(nn.Linear(6, 4)), (torch.randn(8, 6, dtype=torch.float64), y))
+
+
 def test_data_that_do_not_fit_are_refused_in_a_sentence():
     x, y = data()
     with pytest.raises(ValueError, match="make the model's first layer fit the data"):

@@ -72,6 +72,13 @@ def _normed(norm):
     return nn.Sequential(nn.Linear(16, 16), norm, nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 4))
 
 
+def test_the_article_before_a_layer_that_starts_with_a_vowel():
+    model = nn.Sequential(nn.Embedding(9, 16), nn.Flatten(), nn.Tanh(), nn.Linear(32, 4))
+    tokens = (torch.arange(16).reshape(8, 2) % 9, torch.arange(8) % 4)
+    case = open_case(model, tokens, samples=8, seed=0, likelihood=None)
+    assert find_chain(case)[1] == "the model has an Embedding, which is no layer of a plain chain"
+
+
 def test_reused_layers_are_no_chain():
     shared = nn.Linear(16, 16)
     assert chain(nn.Sequential(shared, nn.Tanh(), shared, nn.Tanh(), nn.Linear(16, 4)))[0] is None

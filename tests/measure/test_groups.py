@@ -139,6 +139,8 @@ def test_groups_may_overlap_and_split_a_layers_weight_from_its_bias():
     fim, rows = measure.fisher(model, x, likelihood="gaussian"), of_tensor(model, x)
     spectra = fim.per_group({"all": "*", "biases": "*.bias", "first": "blocks.0.*"})
     assert spectra.overlapping
+    assert "groups overlap, so shares may sum to more than 100 %" in str(spectra)
+    assert "overlap" not in str(fim.per_group(by="layer"))
     assert spectra["all"].trace == pytest.approx(spectra.trace, rel=1e-12)
     assert torch.allclose(spectra["all"].eigenvalues, fim.eigenvalues(), rtol=0, atol=1e-12 * fim.lambda_max)
     check(spectra, rows, 3)

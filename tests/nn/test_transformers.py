@@ -111,3 +111,10 @@ def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(BadReferenceError, match=r"pip install isometry\[hf\]"):
         resolve_model("transformers:gpt2", in_shape=(5,), classes=11)
+
+
+def test_a_damaged_file_of_weights_is_named(tmp_path):
+    build("gpt2").save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"abc")
+    with pytest.raises(BadReferenceError, match=r"model\.safetensors' is damaged \(.*header.*copy or save the weights"):
+        resolve_model(f"transformers:{tmp_path}", in_shape=(5,), classes=11)

@@ -184,12 +184,19 @@ def test_healthy_and_nothing_are_told_apart():
     assert "Every check passed" in report.render(samples.healthy())
     nothing = report.render(samples.empty())
     assert "Nothing was judged" in nothing
-    assert nothing.count("Not asked for, or no reason was recorded.") == 6
+    assert nothing.count("Not asked for, or no reason was recorded.") == 5
+    assert nothing.count("Not asked for.") == 1  # a proof is not made unasked
 
 
 def test_without_a_verdict_the_worst_finding_decides():
     warning = {"severity": "warning", "code": "x", "message": "m"}
     assert "worse or riskier" in report.render({"findings": [warning]})
+
+
+def test_actions_are_not_broken_inside_a_word():
+    html = report.render(samples.sick())
+    assert "td.word{overflow-wrap:normal}" in html
+    assert '<td class="word" data-label="Action">set</td>' in html
 
 
 def test_skipped_parts_with_a_reason_are_listed_once():

@@ -23,7 +23,8 @@ def test_it_runs_and_leaves_a_file(tmp_path, name):
     )
     assert done.returncode == 0, done.stderr
     assert "probe of " in done.stdout
-    records = read_probe(tmp_path / "probe.jsonl").records
+    records = read_probe(tmp_path / f"{name}.jsonl").records  # a file each, so that all may run in one folder
+    assert len({r["step"] for r in records if r["measure"] == "signal"}) > 3  # a curve, not a point
     assert {r["measure"] for r in records if r["step"] == 0} >= {"signal", "fisher"}
     assert not [r for r in records if not r["values"]]  # nothing was left out
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 import sysconfig
@@ -46,10 +47,24 @@ def load_callable(reference: str, *, argument: str = "reference") -> Any:
     target: Any = module
     for part in name.split("."):
         if not hasattr(target, part):
-            public = [n for n in dir(target) if not n.startswith("_")]
+            public = [n for n in dir(target) if not n.startswith("_") and _is_own(getattr(target, n, None), target)]
             raise BadReferenceError(f"{argument}: {source} has no {part!r}: {unknown_name('name', part, public)}")
         target = getattr(target, part)
     return target
+
+
+def _is_own(value: object, owner: object) -> bool:
+    """Tell what a user's file or a module offers from what it has merely imported.
+
+    Returns:
+        False for modules, and for classes and functions that were defined outside of the owner's package.
+    """
+    if inspect.ismodule(value):
+        return False
+    if not inspect.ismodule(owner) or not (inspect.isclass(value) or inspect.isroutine(value)):
+        return True
+    home, package = getattr(value, "__module__", None), owner.__name__
+    return home is None or f"{home}.".startswith(f"{package}.")
 
 
 def _load_file(source: str, argument: str) -> Any:

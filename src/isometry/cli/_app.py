@@ -67,7 +67,7 @@ def root(
     folder of images (one subfolder a class), or path/to/file.py:NAME.
 
     Exit codes: 0 healthy, 1 findings of severity error, 2 bad usage or
-    input, 130 interrupted.
+    input, 130 interrupted, 141 the reader of the output left.
     """  # noqa: DOC501 - bad usage
     if launched() and context.invoked_subcommand not in (None, "diagnose"):
         raise typer.BadParameter(

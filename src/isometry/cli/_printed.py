@@ -39,7 +39,9 @@ def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
 def print_prescription(prescription: Prescription, console: Console) -> None:
     """Print what a prescription changes."""
     _line(console, "Prescription", prescription.summary)
-    table = Table("Parameter", "Action", "How", box=box.HORIZONTALS, pad_edge=False)
+    table = Table(box=box.HORIZONTALS, pad_edge=False)
+    for name in ("Parameter", "Action", "How"):
+        table.add_column(name, no_wrap=name == "Action")
     rows = prescription.changes
     cut = len(rows) > SHOWN
     for change in rows[: SHOWN - 1] if cut else rows:

@@ -33,6 +33,7 @@ __all__ = [
 ]
 
 FOUND, USAGE, BUG, INTERRUPTED = 1, 2, 70, 130
+HUNG_UP = 141  # as a shell reports a program that SIGPIPE has ended
 
 _REFUSALS = (ValueError, TypeError, NotImplementedError, MemoryError, ImportError, OSError)
 
@@ -51,8 +52,10 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     def shell(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter, BrokenPipeError):  # a reader that left, as `head` does
+        except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
+        except BrokenPipeError:
+            _hang_up()
         except KeyboardInterrupt:
             _stop("interrupted; no half-written file was left.", INTERRUPTED)
         except Exception as error:  # noqa: BLE001 - every error ends here, sorted by whose it is
@@ -100,6 +103,21 @@ def _stop(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def _hang_up() -> NoReturn:
+    """Stop without a word: whoever read the output has left, as ``head`` does.
+
+    Raises:
+        typer.Exit: Always, with a code of its own.
+    """
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):  # what still lies in their buffers is written at the interpreter's end
+        with contextlib.suppress(OSError):
+            stream.flush()
+            continue
+        os.dup2(nowhere, stream.fileno())
+    raise typer.Exit(HUNG_UP)
+
+
 def console() -> Console:
     """Make a console on standard output.
 
@@ -108,7 +126,11 @@ def console() -> Console:
     """
     from rich.console import Console
 
-    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            raise BrokenPipeError  # rich would end with code 1, which has a meaning of its own here
+
+    return Plain(soft_wrap=False, width=None if sys.stdout.isatty() else 120)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -79,9 +79,12 @@ def as_dataset(
                 "(inputs, targets, test_inputs, test_targets)."
             )
         return from_arrays(*data, name=name or "tensors", classes=classes)
+    remedy = "put inputs and targets into a tuple"
+    if isinstance(data, Iterator):
+        remedy = "an iterator can be read only once: pass the DataLoader itself for batches, or a tuple of tensors"
     raise TypeError(
         f"data must be (inputs, targets), a DataLoader, a torch Dataset or a name such as 'digits', got "
-        f"{type(data).__name__}; put inputs and targets into a tuple."
+        f"{type(data).__name__}; {remedy}."
     )
 
 
@@ -216,6 +219,8 @@ def _targets(
     fits = any(tuple(tensor.shape) == shape[: tensor.ndim] for shape in positions)
     several = tensor.ndim > 1 and tensor.shape[-1] > 1 and fits
     labels = _as_labels(argument, tensor, several)
+    if labels.shape != tensor.shape:
+        notes.append(f"{argument} of shape {tuple(tensor.shape)} taken as {tuple(labels.shape)}: one label a sample")
     known = labels[labels != IGNORED] if several else labels
     if not known.numel():
         raise ValueError(f"{argument} are all {IGNORED}, the label that is left out; pass some that are known.")

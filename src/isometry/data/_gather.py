@@ -30,11 +30,18 @@ def to_tensor(argument: str, value: object) -> Tensor:
 
     Raises:
         TypeError: If it holds no numbers.
+        ValueError: If it is a list of samples that differ in shape.
     """
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, list | tuple) or np.isscalar(value):
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value)
+        except ValueError as error:  # NumPy's words for it are "inhomogeneous shape"
+            raise ValueError(
+                f"{argument} is a {type(value).__name__} of entries that differ in shape; make all samples the same "
+                "shape (pad sequences to one length)."
+            ) from error
     if not isinstance(value, np.ndarray):
         raise TypeError(f"{argument} must be a tensor or a NumPy array, got {type(value).__name__}; convert it first.")
     if value.dtype == object:

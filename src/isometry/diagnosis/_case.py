@@ -259,7 +259,7 @@ def _outputs(model: nn.Module, x: Inputs, *, keep_modes: bool = False) -> tuple[
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"model cannot take the data: {str(x).replace('x of', 'inputs of')} raised "
-            f"{type(error).__name__}: {first}; {_advice(model, x)}."
+            f"{type(error).__name__}: {first}; {_advice(model, x, error)}."
         ) from error
     out = x.chosen(returned)
     check_tensor("the model's output", out)
@@ -272,10 +272,23 @@ def _outputs(model: nn.Module, x: Inputs, *, keep_modes: bool = False) -> tuple[
     return out.detach(), headless
 
 
-def _advice(model: nn.Module, x: Inputs) -> str:
+def _advice(model: nn.Module, x: Inputs, error: Exception) -> str:
     given = (x.first if x.leaf is None else x.leaf).dtype
     own = next((p.dtype for p in model.parameters() if p.is_floating_point()), given)
-    if own != given and not any(isinstance(module, nn.Embedding) for module in model.modules()):
+    rows = [module.num_embeddings for module in model.modules() if isinstance(module, nn.Embedding)]
+    if rows and given.is_floating_point and "embedding" in str(error):
+        return "the model reads tokens, so pass data of token ids, a text such as shakespeare"
+    if rows and isinstance(error, IndexError) and not given.is_floating_point:
+        return (
+            f"its embeddings have {' and '.join(map(str, rows))} rows, the token ids reach {int(x.first.max())} and a "
+            f"sequence has {x.first.shape[-1]} positions: pass shorter sequences (a text's length=), or more rows"
+        )
+    if own != given and not rows and not given.is_floating_point:
+        return (
+            "the model takes real numbers and the data are token ids: pass other data, a model that reads tokens, or "
+            f"convert the inputs with .to({own}) if they are measurements"
+        )
+    if own != given and not rows:
         return f"the parameters are {own}, so convert the inputs with .to({own}) or the model with .to({given})"
     return "make the model's first layer fit the data"
 

@@ -115,7 +115,7 @@ def find_chain(case: Case) -> tuple[Chain | None, str]:
         few.run(case.model)
     odd = next((type(m).__name__ for m, *_ in calls if not isinstance(m, _LINEAR)), None)
     if odd is not None:
-        return None, f"the model has a {odd}, which is no layer of a plain chain"
+        return None, f"the model has {'an' if odd[0] in 'AEIOU' else 'a'} {odd}, which is no layer of a plain chain"
     names = [name for _, name, *_ in calls]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None or len({id(m) for m, *_ in calls}) < len(calls):

@@ -65,7 +65,8 @@ class GroupSpectra(Result):
             numbers = f"{g.size:12,}  {g.lambda_max:10.4g}  {g.trace:10.4g}  {share}  {g.effective_rank:.3g}"
             lines.append(f"{g.name:{width}}  {numbers}")
         cost = f"{format_bytes(self.cost.bytes)} foreseen, {self.cost.seconds:.2f} s"
-        return "\n".join([*lines, f"trace of the whole matrix {self.trace:.4g}; {cost}"])
+        twice = "; groups overlap, so shares may sum to more than 100 %" if self.overlapping else ""
+        return "\n".join([*lines, f"trace of the whole matrix {self.trace:.4g}{twice}; {cost}"])
 
 
 def group_spectra(

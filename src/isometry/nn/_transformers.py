@@ -80,8 +80,29 @@ def transformers_model(reference: str, *, in_shape: tuple[int, ...], classes: in
     except BadReferenceError:
         raise
     except Exception as error:
+        damaged = _damaged(folder) if type(error).__name__ == "SafetensorError" else None
+        if damaged is not None:
+            raise BadReferenceError(
+                f"MODEL {reference!r}: {str(damaged)!r} is damaged ({error}); copy or save the weights again."
+            ) from error
         first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
         raise BadReferenceError(f"MODEL {reference!r}: {type(error).__name__}: {first}") from error
+
+
+def _damaged(folder: Path) -> Path | None:
+    """Find the file of weights that cannot be opened, whose name the library does not tell.
+
+    Returns:
+        The first one; None if all can.
+    """
+    safetensors = importlib.import_module("safetensors")
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safetensors.safe_open(path, framework="pt"):
+                pass
+        except safetensors.SafetensorError:
+            return path
+    return None
 
 
 def _noted(model: nn.Module, reference: str) -> nn.Module:

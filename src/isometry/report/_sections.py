@@ -147,7 +147,8 @@ def _changes(section: PrescriptionSection) -> str:
     for change in section["changes"]:
         groups.setdefault((change["action"] or "", change["detail"] or ""), []).append(change["name"] or "")
     rows = [
-        f'<tr><td data-label="Parameter">{names_html(names)}</td><td data-label="Action">{prose(action)}</td>'
+        f'<tr><td data-label="Parameter">{names_html(names)}</td>'
+        f'<td class="word" data-label="Action">{prose(action)}</td>'
         f'<td data-label="How">{prose(detail)}</td></tr>'
         for (action, detail), names in groups.items()
     ]
@@ -239,7 +240,7 @@ def skipped_section(content: Content) -> str:
     named = " ".join(what.lower() for what, _ in rows)
     for key, label in _PARTS.items():
         if content[key] is None and key not in named:  # type: ignore[literal-required]
-            rows.append((label, "Not asked for, or no reason was recorded."))
+            rows.append((label, "Not asked for." if key == "proof" else "Not asked for, or no reason was recorded."))
     if not rows:
         return ""
     body = "".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +31,10 @@ class Probe:
     A measurement is due at step 0, before the training, and then on the schedule. Whether a due one is taken, its cost
     decides: the probe times itself and the training, and skips a measure while its seconds, with those that the measure
     took the last time, would exceed ``max_overhead`` of the training's. The first measurement is always taken; a short
-    training may therefore end above the cap. What is skipped is counted and listed.
+    training may therefore end above the cap. What is skipped is counted and listed; ``max_overhead=None`` skips none.
+
+    A function of your own must leave the weights alone. If it does not, they are put back, and a warning says so; for
+    this there is a copy of them while the function runs.
 
     A measure that cannot be taken of this model is reported once, with its reason, and left out from then on; one that
     fails later is reported and tried again. The first loss or parameter that is not finite is reported with the step
@@ -46,7 +50,7 @@ class Probe:
             list above the value True takes that measure.
         schedule: "geometric" (four measurements in every doubling of the steps); "every"; or a function of the step.
         every: Measure after every so many steps.
-        max_overhead: The probe's seconds over the training's, at most.
+        max_overhead: The probe's seconds over the training's, at most; None takes every measurement that is due.
         samples: How many samples of the batch the named measures take; functions get all.
         path: A file of JSON lines, written as the training goes on; None keeps the measurements in memory. If it is
             there already, the same probe goes on with it: see ``start``.
@@ -79,7 +83,7 @@ class Probe:
         measures: Iterable[str] | Mapping[str, Measure | bool] = ("signal", "fisher"),
         schedule: Schedule = "geometric",
         every: int | None = None,
-        max_overhead: float = 0.05,
+        max_overhead: float | None = 0.05,
         samples: int = 32,
         path: str | os.PathLike[str] | None = None,
         log: Log | None = None,
@@ -90,7 +94,7 @@ class Probe:
         subject = Subject(model, x, y, samples=samples, likelihood=likelihood, seed=seed)
         chosen = choose_measures(measures, subject)
         self._due = make_schedule(schedule, every)
-        self._pace = Pace(clock, check_positive("max_overhead", max_overhead))
+        self._pace = Pace(clock, None if max_overhead is None else _cap(max_overhead))
         header = make_header(subject, chosen, schedule=schedule, every=every, max_overhead=max_overhead)
         self._journal = Journal(None if path is None else Path(path), header)
         listeners = [] if log is None else [log]
@@ -294,3 +298,9 @@ class Probe:
         costs = {record["measure"]: record["cost"] for record in kept if record["cost"]}
         looks = {"looking": 0.0, "look_cost": 0.0}
         self._pace.restore({"training": seconds, "probing": spent, "costs": costs, **looks})
+
+
+def _cap(max_overhead: float) -> float:
+    if isinstance(max_overhead, float) and math.isinf(max_overhead) and max_overhead > 0:
+        raise ValueError(f"max_overhead must be finite, got {max_overhead}; pass None to measure whenever it is due.")
+    return check_positive("max_overhead", max_overhead)

@@ -70,7 +70,7 @@ class Pace:
 
     Attributes:
         clock: Seconds, as ``time.perf_counter``.
-        cap: The probe's seconds over the training's, at most.
+        cap: The probe's seconds over the training's, at most; None: whatever it takes.
         training: Seconds of the training so far.
         probing: Seconds of the probe so far.
         costs: Seconds that each measure took the last time.
@@ -79,7 +79,7 @@ class Pace:
     """
 
     clock: Callable[[], float]
-    cap: float
+    cap: float | None
     training: float = 0.0
     probing: float = 0.0
     costs: dict[str, float] = field(default_factory=dict)
@@ -112,6 +112,8 @@ class Pace:
         Returns:
             Whether it would.
         """
+        if self.cap is None:
+            return True
         spent = self.probing + (self.clock() - self._mark)
         return spent + self.costs.get(name, 0.0) <= self.cap * self.training
 
@@ -124,7 +126,7 @@ class Pace:
         Returns:
             Whether it would.
         """
-        return self.looking + self.look_cost <= LOOKS * self.cap * self.training
+        return self.cap is None or self.looking + self.look_cost <= LOOKS * self.cap * self.training
 
     def looked(self, seconds: float) -> None:
         """Count a look at the parameters, which is part of the probing as well."""

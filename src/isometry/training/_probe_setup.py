@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias, get_args
 
@@ -142,7 +143,7 @@ def choose_measures(measures: Iterable[str] | Mapping[str, Measure | bool], subj
             raise ValueError(
                 f"measure name {name!r} cannot be used; avoid slashes and the names {', '.join(RESERVED)}."
             )
-        chosen[name] = _function(value)
+        chosen[name] = _function(name, value)
     return chosen
 
 
@@ -182,11 +183,37 @@ def _built_in(name: str) -> Taker:
     return lambda subject: BUILT_IN[name](subject.model, subject.batch)
 
 
-def _function(function: Measure) -> Taker:
+def _function(name: str, function: Measure) -> Taker:
     def take(subject: Subject) -> Values:
-        return function(subject.model, subject.x, subject.y), None  # type: ignore[return-value]  # checked by the caller
+        before = [(key, p, p.detach().clone()) for key, p in subject.model.named_parameters()]
+        try:
+            given = function(subject.model, subject.x, subject.y)
+        finally:  # one that raises may have altered them as well
+            altered = _put_back(before)
+            if altered:
+                of = f"{altered[0]!r}" + (f" and {len(altered) - 1} more" if altered[1:] else "")
+                note = f"altered the parameter {of}, which was put back"
+                warnings.warn(f"probe: measure {name!r} {note}; let it work on a copy of the model.", stacklevel=2)
+        return given, note if altered else None  # type: ignore[return-value]  # checked by the caller
 
     return take
+
+
+def _put_back(before: list[tuple[str, nn.Parameter, Tensor]]) -> list[str]:
+    altered = []
+    for key, parameter, kept in before:
+        same_kind = (parameter.shape, parameter.dtype) == (kept.shape, kept.dtype)
+        if not (same_kind and torch.equal(_bits(parameter), _bits(kept))):
+            altered.append(key)
+            if same_kind:
+                parameter.data.copy_(kept)
+            else:
+                parameter.data = kept
+    return altered
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().view(-1).view(torch.uint8)  # NaN equals itself, and -0.0 is not 0.0
 
 
 def _fingerprint(subject: Subject) -> str:
