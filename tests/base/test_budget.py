@@ -37,3 +37,9 @@ def test_what_does_not_fit_is_refused(needed, budget):
 
 def test_it_is_a_memory_error():
     assert issubclass(MemoryBudgetError, MemoryError)
+
+
+@pytest.mark.parametrize(("budget", "error"), [("1GB", TypeError), (True, TypeError), (-1, ValueError)])
+def test_a_budget_is_a_number_of_bytes(budget, error):
+    with pytest.raises(error, match="budget must be a"):
+        check_budget(1, budget, what="A matrix", instead="Take a smaller one")

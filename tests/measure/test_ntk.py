@@ -216,3 +216,8 @@ def test_refusals_name_this_measurement():
         measure.ntk(Noisy(), x)
     with pytest.raises(ValueError, match="so its Fisher matrix at a batch is undefined"):
         measure.fisher(Noisy(), x)
+
+
+def test_a_function_is_no_model():
+    with pytest.raises(TypeError, match="model must be a torch.nn.Module"):
+        measure.ntk(torch.tanh, torch.randn(3, 2))

@@ -39,7 +39,14 @@ def check_budget(needed: int, budget: int | None, *, what: str, instead: str) ->
 
     Raises:
         MemoryBudgetError: If ``needed`` exceeds the budget.
+        TypeError: If the budget is no number.
+        ValueError: If it is negative.
     """
+    if budget is not None:
+        if isinstance(budget, bool) or not isinstance(budget, int | float):
+            raise TypeError(f"budget must be a number of bytes, as 2 * 1024**3, or None, got {budget!r}.")
+        if not budget >= 0:
+            raise ValueError(f"budget must be a number of bytes >= 0, got {budget}.")
     allowed = DEFAULT_BUDGET if budget is None else budget
     if needed > allowed:
         raise MemoryBudgetError(

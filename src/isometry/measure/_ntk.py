@@ -22,7 +22,7 @@ from isometry.measure._fisher_roots import check_choice
 from isometry.measure._fisher_setup import Setup, make_setup
 from isometry.measure._gram import accumulate
 from isometry.measure._gram_sums import DirectionGrams, FullGram
-from isometry.measure._guards import open_inputs
+from isometry.measure._guards import check_model, open_inputs
 from isometry.measure._ntk_result import NTK, Form
 from isometry.tape import Inputs
 
@@ -75,6 +75,7 @@ def ntk(
         True
     """
     check_choice("form", form, Form)
+    model = check_model(model)
     first = open_inputs(model, x)
     second = None if other is None else open_inputs(model, other)
     with stopwatch() as watch, together(f"measure.ntk ({form}) of {outputs}, {params}"):
