@@ -45,7 +45,8 @@ def same(shared, alone):
         wanted = alone["records"][name]
         assert record["found"], name
         assert record["in the model"], name
-        assert torch.equal(record["weight"], wanted["weight"]), name
+        # Projected by one thread there and by several here: equal up to rounding.
+        assert torch.allclose(record["weight"], wanted["weight"], rtol=0, atol=1e-6), name
         assert record["scale"] == pytest.approx(wanted["scale"], rel=1e-6)
         assert torch.allclose(record["point"], wanted["point"], atol=1e-6)
 

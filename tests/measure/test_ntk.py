@@ -219,5 +219,5 @@ def test_refusals_name_this_measurement():
 
 
 def test_a_function_is_no_model():
-    with pytest.raises(TypeError, match="model must be a torch.nn.Module"):
+    with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
         measure.ntk(torch.tanh, torch.randn(3, 2))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -191,6 +190,8 @@ def _decompose(a: Tensor) -> Factors:
 
 
 def _rescue(a: np.ndarray) -> tuple[np.ndarray, ...]:
+    import scipy.linalg  # rarely needed, and slow to import
+
     u, s, vh = scipy.linalg.svd(a, full_matrices=False, lapack_driver="gesvd")
     return u, s, vh
 

@@ -187,11 +187,6 @@ def make_plan(model: nn.Module, x: Inputs, parameters: dict[str, nn.Parameter]) 
     ):
         with _stack_of(reads, closed), reads:
             out = _run_few(model, small)
-        if isinstance(out, Tensor) and not out.requires_grad:
-            raise ValueError(
-                "the model's output does not depend on any parameter through differentiable operations; look for "
-                ".detach(), no_grad or argmax in its forward pass."
-            )
         calls = {call.order: call for call in recording.calls}
         back: dict[int, Tensor] = {}
         if not x.whole and isinstance(out, Tensor) and out.requires_grad and out.ndim and out.shape[0] == few:
@@ -204,7 +199,13 @@ def make_plan(model: nn.Module, x: Inputs, parameters: dict[str, nn.Parameter]) 
     else:
         alone = _alone(model, small[:1], watched)
         plans = {order: _call_plan(call, alone, back.get(order), few) for order, call in calls.items()}
-    return _sort(parameters, plans, chosen, reads.elsewhere, samples, watched)
+    plan = _sort(parameters, plans, chosen, reads.elsewhere, samples, watched)
+    if isinstance(out, Tensor) and not out.requires_grad and plan.bundles and not plan.general:
+        raise ValueError(
+            "the model's output does not depend on any parameter through differentiable operations; look for "
+            ".detach(), no_grad or argmax in its forward pass."
+        )
+    return plan
 
 
 def _whole_plan(call: Call) -> CallPlan:
