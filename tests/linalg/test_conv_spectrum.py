@@ -380,3 +380,10 @@ def test_displacements_are_visited_once():
     assert both == set(itertools.product(range(-1, 2), range(-2, 3)))
     assert len(seen) == (15 + 1) // 2
     assert seen[0] == (0, 0)
+
+
+def test_denormal_taps_are_zeros():
+    weight = torch.zeros(2, 1, 2, 2, dtype=torch.float64)
+    weight[:, 0, 0, 0] = torch.tensor([0.6, 0.8])
+    wanted = conv_singular_values(weight, 2, stride=2).values
+    assert torch.allclose(conv_singular_values(weight + 2e-311, 2, stride=2).values, wanted)

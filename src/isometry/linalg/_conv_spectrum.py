@@ -162,6 +162,10 @@ def _by_frequency(kernel: Kernel, outputs: Sequence[int]) -> Tensor:
         angle = 2 * math.pi / common * ((part * weights) @ places.mT % common).double()
         phases = torch.polar(torch.ones_like(angle), angle).to(taps.device, taps.dtype.to_complex())
         transfer = (phases @ matrices.to(phases.dtype)).reshape(len(part), *taps.shape[:3])
+        # LAPACK's complex routine answers NaN to denormal numbers: what is below a rounding of a rounding is zero.
+        size = transfer.abs()
+        unit = size.amax().clamp_min(torch.finfo(size.dtype).tiny)
+        transfer = torch.where(size < unit * torch.finfo(size.dtype).eps ** 2, 0, transfer)
         values = torch.linalg.svdvals(transfer)
         last = part[:, -1].to(taps.device)
         alone = (last == 0) | (2 * last == outputs[-1])
