@@ -65,7 +65,9 @@ def test_resume_and_refusals(done, tmp_path):
     again = compare(file, "--out", out, "--workers", "0")
     assert again.exit_code == 2
     assert "holds results already; go on with them (--resume), or give another folder (--out)." in again.stderr
-    assert compare(file, "--out", out, "--workers", "0", "--resume").exit_code == 0
+    resumed = compare(file, "--out", out, "--workers", "0", "--resume")
+    assert resumed.exit_code == 0
+    assert "there are no results" not in resumed.stderr
     other = compare(write(tmp_path, lr="[0.05, 0.1]", epochs="3"), "--out", out, "--resume", "--workers", "0")
     assert other.exit_code == 2
     assert "the experiment is not the one that made these results: epochs was 2, now 3." in other.stderr
@@ -79,6 +81,10 @@ def test_resume_and_refusals(done, tmp_path):
     [
         (SMALL.replace("epochs", "epoch"), "error: unknown key in small.toml: 'epoch'; did you mean 'epochs'?"),
         (SMALL.replace("mlp:", "mpl:"), "did you mean 'mlp'?"),
+        (
+            SMALL.replace('"sgd"', '"RiemannianSGD"') + '[[constraint]]\nname = "stiefel"\nscale = -1\n',
+            "error: mlp:depth=3,width=16,activation=tanh | default | stiefel (scale=-1) cannot be trained: ",
+        ),
         (SMALL.replace('"digits"', '"digit"'), "unknown DATA 'digit'; did you mean 'digits'?"),
     ],
 )
@@ -94,15 +100,23 @@ def test_failed_runs_are_exit_code_1(tmp_path):
     (tmp_path / "net.py").write_text(
         "from torch import nn\n\n\nclass Net(nn.Sequential):\n"
         "    def __init__(self):\n        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n\n"
-        "    def forward(self, x):\n        raise ValueError('not [bold]today')\n",
+        "    def forward(self, x):\n        if not self.training:\n            return super().forward(x)\n"
+        "        raise ValueError('not [bold]today')\n",
         encoding="utf-8",
     )
     text = SMALL.replace("mlp:depth=3,width=16,activation=tanh", "net.py:Net")
     result = compare(write(tmp_path, text, lr="0.1", seeds="1"), "--out", tmp_path / "out", "--workers", "0")
     assert result.exit_code == 1
-    assert "failed: net.py:Net | SGD | lr 0.1 | seed 0: ValueError: not [bold]today (net.py, line 9)" in result.stdout
+    assert "failed: net.py:Net | SGD | lr 0.1 | seed 0: ValueError: not [bold]today (net.py, line 11)" in result.stdout
     assert "1 of 1 runs failed; --resume tries them again." in result.stderr
     assert "not [bold]today" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+def test_a_resume_of_nothing_says_so(tmp_path):
+    file = write(tmp_path, lr="0.1", seeds="1", epochs="1")
+    result = compare(file, "--out", tmp_path / "out", "--workers", "0", "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert f"--resume: there are no results in {tmp_path / 'out'} yet; every run begins anew." in result.stderr
 
 
 def test_help_names_every_option():

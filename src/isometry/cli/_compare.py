@@ -84,6 +84,7 @@ def _default(experiment: Path, table: bool) -> Path:
 
 def _train(experiment: Path, folder: Path, **options: Any) -> Comparison:
     from isometry.training.compare import expand, read_experiment, run_experiment
+    from isometry.training.compare._store import DATABASE
 
     read = read_experiment(experiment)
     grid = expand(read)
@@ -93,6 +94,8 @@ def _train(experiment: Path, folder: Path, **options: Any) -> Comparison:
         f"thread(s) ({options['engine']}); results in {folder}",
         err=True,
     )
+    if options["resume"] and not (folder / DATABASE).exists():
+        typer.echo(f"--resume: there are no results in {folder} yet; every run begins anew.", err=True)
     try:
         with _told(grid.labels, _ended(folder) if options["resume"] else 0, read.epochs) as listener:
             return run_experiment(read, folder, listener=listener, **options)

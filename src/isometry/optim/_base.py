@@ -131,7 +131,7 @@ class Optimizer(torch.optim.Optimizer):
         try:
             return batch.compute(self._options(batch.group))
         except RotationError as error:
-            raise ValueError(
+            raise RotationError(  # of this type still: it tells a step that is too long from other refusals
                 f"{error} for {listed([member.name for member in batch.members])}: the gradient or learning rate is "
                 "too large for the dtype; lower the learning rate or clip the gradients. No parameter was changed."
             ) from None

@@ -148,6 +148,12 @@ def message(tmp_path, text):
             '[log]\nlogger = "csv"\n[data]',
             "unknown key in small.toml, [log]: 'logger'; did you mean 'loggers'",
         ),
+        (
+            'name = "sgd"',
+            'name = "sgd"\nmomentum = "x"',
+            "small.toml, optimizer 1: momentum must be a number, got 'x'.",
+        ),
+        ('name = "sgd"', 'name = "sgd"\nnesterov = "x"', "small.toml, optimizer 1: nesterov must be "),
         ("[data]", "[data", "small.toml is not TOML: "),
     ],
 )

@@ -199,6 +199,69 @@ def test_what_cannot_work_is_told_before_anything_is_trained(tmp_path):
         run_experiment(small(tmp_path), tmp_path / "out", threads=0)
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (
+            "[[optimizer]]",
+            '[[constraint]]\nname = "stiefel"\nscale = -1\n[[optimizer]]',
+            r"stiefel.* cannot be .*scale",
+        ),
+        (
+            "[[optimizer]]",
+            '[[constraint]]\nname = "orthogonal"\nnames = ["1.weight"]\n[[optimizer]]',
+            r"orthogonal.* cannot be trained: .*; mend the experiment, nothing was trained\.$",
+        ),
+        (
+            "mlp:depth=3,width=16,activation=tanh",
+            "net.py:build",
+            r"^net.py:build \| default \| none cannot be trained: RuntimeError: mat1 and mat2 shapes .*63x10\)",
+        ),
+    ],
+    ids=["scale", "not square", "does not fit"],
+)
+@pytest.mark.parametrize("resume", [False, True])
+def test_every_start_is_built_before_anything_is_trained(tmp_path, before, after, words, resume):
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n\n\ndef build():\n    return nn.Sequential(nn.Flatten(), nn.Linear(63, 10))\n",
+        encoding="utf-8",
+    )
+    text = SMALL.replace('"sgd"', '"RiemannianSGD"').replace(before, after)
+    with pytest.raises(ValueError, match=words) as caught:
+        run_experiment(small(tmp_path, text), tmp_path / "out", workers=0, resume=resume)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_start_is_built_once_for_all_rates_seeds_and_optimizers(tmp_path, monkeypatch):
+    import torch
+
+    from isometry.training.compare import _parts
+
+    built = []
+    build = _parts.build
+    monkeypatch.setattr(_parts, "build", lambda options, samples: built.append(options) or build(options, samples))
+    text = (
+        SMALL + '\n[[optimizer]]\nname = "adam"\nlr = 0.1\n[[init]]\nname = "default"\n[[init]]\nname = "orthogonal"\n'
+    )
+    experiment = small(tmp_path, text)
+    state = torch.get_rng_state()
+    _parts.check_parts(experiment, expand(experiment))
+    assert [(o["init"]["name"], o["seed"]) for o in built] == [("default", 0), ("orthogonal", 0)]
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_rate_whose_steps_are_refused_ranks_last(tmp_path):
+    text = SMALL.replace('"sgd"', '"RiemannianAdam"') + '\n[[constraint]]\nname = "stiefel"\n'
+    found = run_experiment(small(tmp_path, text, lr="[0.01, 1e38]"), tmp_path / "out", workers=0)
+    assert found.failures == ()
+    (entry,) = found.entries
+    assert entry.choice.lr == 0.01
+    assert entry.diverged_by_lr == {0.01: 0, 1e38: 2}
+    assert entry.choice.scores[1e38] == math.inf
+    assert any("diverged in epoch 1: " in note for note in found.notes)
+
+
 def test_two_processes_do_not_write_to_the_same_results(tmp_path):
     fcntl = pytest.importorskip("fcntl")
     (tmp_path / "out").mkdir()

@@ -208,6 +208,43 @@ def test_a_diverging_run_ends_where_it_diverged(tmp_path):
     assert list(perform(job(tmp_path, run)))[-1].status == "diverged"  # so it is when told again
 
 
+STIEFEL = '\n[[constraint]]\nname = "stiefel"\n'
+
+
+def test_a_step_that_is_too_long_is_a_divergence(tmp_path):
+    text = SMALL.replace('"sgd"', '"RiemannianAdam"') + STIEFEL
+    given = job(tmp_path, expand(small(tmp_path, text, lr="1e38")).runs[0])
+    events = ended(perform(given), "diverged")
+    (note,) = events[-2].notes
+    assert note.startswith("diverged in epoch 1: ")
+    assert "No parameter was changed." in note
+    assert "'net." in note or ".weight'" in note  # it names the weight
+    again = list(perform(given))  # so it is when told again
+    assert (again[-1].status, again[-2].notes) == ("diverged", (note,))
+
+
+def test_gradients_that_are_not_finite_are_a_divergence_but_sparse_ones_are_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Steep(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.net = nn.Linear(64, 10)\n\n    def forward(self, x):\n"
+        "        y = self.net(x.flatten(1))\n        return y + (y - y).sqrt()  # finite, with an infinite slope\n"
+        "\n\nclass Sparse(nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.table = nn.Embedding(64, 10, sparse=True)\n\n    def forward(self, x):\n"
+        "        return self.table(x.flatten(1).argmax(1))\n",
+        encoding="utf-8",
+    )
+    for name, status, words in (
+        ("Steep", "diverged", "diverged in epoch 1: the gradient of parameter 'net.weight' holds"),
+        ("Sparse", "failed", "parameter 'table.weight' has a sparse gradient"),
+    ):
+        text = SMALL.replace("mlp:depth=3,width=16,activation=tanh", f"net.py:{name}").replace(
+            '"sgd"', '"RiemannianSGD"'
+        )
+        events = ended(perform(job(tmp_path, expand(small(tmp_path, text)).runs[0])), status)
+        assert words in " ".join(note for event in events for note in event.notes)
+
+
 def test_an_error_of_a_run_is_its_last_event(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text("def build():\n    raise RuntimeError('no such luck')\n", encoding="utf-8")

@@ -159,7 +159,7 @@ def test_a_disk_that_takes_no_more_fails_one_run_and_loses_nothing(tmp_path, mon
     text = SMALL.replace("mlp:depth=3,width=16,activation=tanh", "narrow.py:build")
     text += '\n[[model]]\nname = "broad.py:build"\n'
     experiment = small(tmp_path, text, lr="0.1", seeds="1", epochs="2")
-    monkeypatch.setattr(_run, "_check_parts", lambda *_: None)  # it would build the models, and so limit this process
+    monkeypatch.setattr(_run, "check_parts", lambda *_: None)  # it would build the models, and so limit this process
     found = run_experiment(experiment, tmp_path / "out", workers=1)
     assert found.ended == 1
     ((run, why),) = found.failures

@@ -212,17 +212,19 @@ def optimizer_class(name: str) -> tuple[str, type[torch.optim.Optimizer]]:
     raise unknown_name("optimizer", name, map(str.lower, known) if name.islower() else known)
 
 
-def optimizer_options(kind: type[torch.optim.Optimizer]) -> tuple[str, ...]:
+def optimizer_options(kind: type[torch.optim.Optimizer]) -> dict[str, type]:
     """List the options that an optimizer takes besides parameters and learning rate.
 
     Args:
         kind: Its class.
 
     Returns:
-        Names.
+        The type of each, as far as its default tells: numbers and truth values; else ``object``.
     """
+    known = {bool: bool, int: float, float: float}
+    skipped = ("params", "lr", "defaults", "self", "args", "kwargs")
     signature = inspect.signature(kind).parameters
-    return tuple(n for n in signature if n not in ("params", "lr", "defaults", "self", "args", "kwargs"))
+    return {n: known.get(type(p.default), object) for n, p in signature.items() if n not in skipped}
 
 
 def knows_manifolds(name: str) -> bool:
@@ -252,7 +254,7 @@ def make_optimizer(name: str, model: nn.Module, lr: float, options: Mapping[str,
     Raises:
         ValueError: If nothing requires a gradient, or the optimizer turns an option down.
     """
-    trained = [p for p in model.parameters() if p.requires_grad]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]  # refusals name them
     if not trained:
         raise ValueError("model has no parameter that requires a gradient; unfreeze some, there is nothing to train.")
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}

@@ -151,7 +151,7 @@ def _optimizers(top: TomlTable) -> tuple[OptimizerEntry, ...]:
         except ValueError as error:
             raise ValueError(f"{table.where}: {error}") from None
         rates = _rates(table)
-        options = _options(table, dict.fromkeys(optimizer_options(kind), object))
+        options = _options(table, optimizer_options(kind))
         schedule = cast("Schedule", table.choice("schedule", SCHEDULES, "constant"))
         said = options if schedule == "constant" else {**options, "schedule": schedule}
         label = table.take("label", str, _label(name, said))

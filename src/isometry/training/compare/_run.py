@@ -14,19 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-import torch
-
-from isometry._base import preserved_rng, unknown_name
-from isometry.nn import resolve_model
-from isometry.training.compare._choices import make_optimizer
+from isometry._base import unknown_name
 from isometry.training.compare._engine import Engine, Inline, Workers
 from isometry.training.compare._experiment import Experiment
 from isometry.training.compare._export import export
 from isometry.training.compare._grid import Grid, expand, identity, insist_on_same
 from isometry.training.compare._keeper import Keeper, Listener, inside
 from isometry.training.compare._loggers import Loggers
+from isometry.training.compare._parts import check_parts
 from isometry.training.compare._results import Comparison
-from isometry.training.compare._samples import load_samples
 from isometry.training.compare._store import DATABASE, Store
 from isometry.training.compare._summary import summarize
 
@@ -56,7 +52,7 @@ def run_experiment(
     Args:
         experiment: What to run.
         out: The folder of the results: ``results.sqlite`` while it runs, CSV and Parquet at the end.
-        resume: Go on with the results that are there. The experiment may have grown, but not changed otherwise.
+        resume: Go on with the results that are there, if any. The experiment may have grown, but not changed otherwise.
         engine: ``"local"``: processes of this machine; ``"ray"``: tasks of Ray.
         workers: How many runs at a time; 0 trains in this process. Default: with "local" as many as this process may
             use CPUs, at most 8 and at most one a run; with "ray" what Ray has room for.
@@ -68,7 +64,8 @@ def run_experiment(
 
     Raises:
         FileExistsError: If there are results and ``resume`` is off.
-        ValueError: If an option is out of range, or the results are of another experiment.
+        ValueError: If an option is out of range, a part of the grid cannot be built, or the results are of another
+            experiment.
         OSError: If the results cannot be written; what was stored is safe.
         unknown_name: A ValueError with near matches, for an unknown engine.
 
@@ -90,7 +87,7 @@ def run_experiment(
             f"{str(folder)!r} holds results already; go on with them (--resume), or give another folder (--out)."
         )
     with inside(experiment.folder):
-        _check_parts(experiment, grid)
+        check_parts(experiment, grid)
     # What may be missing is missed here, before there is a folder of results.
     loggers = Loggers(experiment.loggers, experiment.logger_options, folder / "logs", experiment.name)
     with contextlib.closing(loggers), contextlib.closing(_engine(engine, workers, len(grid.runs))) as working:
@@ -116,25 +113,6 @@ def _engine(name: EngineName, workers: int | None, runs: int) -> Engine:
     if workers is None:
         workers = min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     return Workers(min(workers, runs))
-
-
-def _check_parts(experiment: Experiment, grid: Grid) -> None:
-    """Build each part once, so that what cannot work is told before hours are spent.
-
-    Raises:
-        ValueError: If a part cannot be built.
-    """
-    data = experiment.data
-    for model in experiment.models:
-        samples = load_samples(data.name, data.validation, data.samples, data.split_seed, model.name)
-        with preserved_rng():
-            net = resolve_model(model.name, in_shape=samples.dataset.shape, classes=samples.dataset.outputs)
-        trained = {run.combination.optimizer for run in grid.runs if run.combination.model == model.label}
-        for optimizer in experiment.optimizers:
-            if optimizer.label in trained:
-                make_optimizer(optimizer.name, net, optimizer.lr[0], optimizer.options)
-    if experiment.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {experiment.device!r} was asked for, but torch sees no GPU; write device = 'cpu'.")
 
 
 def _enter(store: Store, experiment: Experiment, grid: Grid) -> None:

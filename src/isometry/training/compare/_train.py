@@ -11,7 +11,7 @@ import math
 import random
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from isometry.training.compare._samples import Samples, load_samples
 from isometry.training.compare._schedule import factor
 from isometry.training.compare._watch import make_probe, take_over, watched
 
-__all__ = ["perform"]
+__all__ = ["build", "perform", "said"]
 
 INIT_SAMPLES = 256  # of the training set, for initializations that look at data
 
@@ -49,11 +49,14 @@ def perform(job: Job) -> Iterator[Event]:
     try:
         yield from (_train(job) if job.task == "train" else _test(job))
     except Exception as error:  # noqa: BLE001 - whatever a run raises is its result; the other runs go on
-        yield Event("end", job.run, notes=(_said(error),), status="failed")
+        yield Event("end", job.run, notes=(said(error),), status="failed")
 
 
-def _said(error: Exception) -> str:
+def said(error: Exception) -> str:
     """Put an error into one line: our own refusals as they are, others with their type and the user's line.
+
+    Args:
+        error: The error.
 
     Returns:
         The line.
@@ -68,7 +71,7 @@ def _said(error: Exception) -> str:
 def _train(job: Job) -> Iterator[Event]:
     options, folder = job.options, Path(job.folder)
     samples = _samples(job)
-    model, note = _build(job, samples)
+    model, note = build(options, samples)
     optimizer = make_optimizer(options["optimizer"]["name"], model, options["lr"], options["optimizer"]["options"])
     probe = None if job.probe is None else make_probe(model, samples, job)
     history: dict[str, Any] = {"rows": [], "probe": [], "notes": [note] if note else []}
@@ -91,7 +94,8 @@ def _train(job: Job) -> Iterator[Event]:
     while epoch < options["epochs"] and not diverged:
         epoch += 1
         started = time.perf_counter()
-        rows, diverged = _epoch(model, optimizer, samples, job, epoch)
+        rows, diverged, why = _epoch(model, optimizer, samples, job, epoch)
+        history["notes"] += [why] if why else []
         if not diverged and probe is not None and epoch % job.probe["every"] == 0:  # type: ignore[index]
             with watched(probe):
                 probe.step(rows[0].value, step=epoch * steps)
@@ -110,7 +114,7 @@ def _test(job: Job) -> Iterator[Event]:
     samples = _samples(job)
     if samples.test is None:
         raise ValueError(f"data {job.options['data']['name']!r} have no test set.")
-    model, _ = _build(job, samples, draw=False)
+    model, _ = build(job.options, samples, draw=False)
     load_weights(Path(job.folder), job.weights, model)
     rows = scores(model, samples.test, samples.likelihood, job.options["epochs"], "test")
     yield Event("epoch", job.run, job.options["epochs"], tuple(rows))
@@ -124,13 +128,18 @@ def _samples(job: Job) -> Samples:
     )
 
 
-def _build(job: Job, samples: Samples, *, draw: bool = True) -> tuple[nn.Module, str]:
+def build(options: Mapping[str, Any], samples: Samples, *, draw: bool = True) -> tuple[nn.Module, str]:
     """Build a run's model where it starts.
+
+    Args:
+        options: The run's.
+        samples: The data.
+        draw: Initialize and constrain it; else it is left as built, for weights that are loaded.
 
     Returns:
         The model on its device, and what the initialization has to note.
     """
-    options, seed = job.options, job.options["seed"]
+    seed = options["seed"]
     with _seeded(seed, "model"):
         data = samples.dataset
         model = resolve_model(options["model"]["name"], in_shape=data.shape, classes=data.outputs)
@@ -145,11 +154,11 @@ def _build(job: Job, samples: Samples, *, draw: bool = True) -> tuple[nn.Module,
 
 def _epoch(
     model: nn.Module, optimizer: torch.optim.Optimizer, samples: Samples, job: Job, epoch: int
-) -> tuple[list[Row], bool]:
+) -> tuple[list[Row], bool, str]:
     """Train for one epoch and look at the validation samples.
 
     Returns:
-        Rows, the training loss first, and whether a loss was not finite.
+        Rows, the training loss first; whether the run diverged; and the step that was refused, where that is why.
     """
     options = job.options
     inputs, targets = samples.train
@@ -167,7 +176,7 @@ def _epoch(
             value = float(loss.detach())
             total, count = total + value, count + 1
             if not math.isfinite(value):
-                return [Row(epoch, "train", "loss", value)], True
+                return [Row(epoch, "train", "loss", value)], True, ""
             if samples.likelihood == "categorical":
                 found, labelled = hits(outputs.detach(), y)
                 right, known = right + found, known + labelled
@@ -177,13 +186,37 @@ def _epoch(
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            if why := _step(model, optimizer):
+                return [Row(epoch, "train", "loss", value)], True, f"diverged in epoch {epoch}: {why}"
     optimizer.zero_grad(set_to_none=True)
     rows = [Row(epoch, "train", "loss", total / count)]
     if known:
         rows.append(Row(epoch, "train", "accuracy", right / known))
     rows += _evaluation(model, samples, epoch)
-    return rows, not all(math.isfinite(row.value) for row in rows)
+    return rows, not all(math.isfinite(row.value) for row in rows), ""
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer) -> str:
+    """Take a step, unless the optimizer refuses one that no weights come back from.
+
+    Others would have taken it, and their next loss would not be finite.
+
+    Returns:
+        The refusal; empty where the step was taken.
+
+    Raises:
+        ValueError: If the optimizer refuses it for another reason.
+    """
+    try:
+        optimizer.step()
+    except ValueError as error:
+        from isometry.optim._polar_step import RotationError
+
+        gradients = [p.grad for p in model.parameters() if p.grad is not None and p.grad.layout == torch.strided]
+        if isinstance(error, RotationError) or not all(bool(g.isfinite().all()) for g in gradients):
+            return str(error)
+        raise
+    return ""
 
 
 def _evaluation(model: nn.Module, samples: Samples, epoch: int) -> list[Row]:
