@@ -114,3 +114,28 @@ def test_labels_at_each_position_name_the_reference_to_type():
     made = transformers.AutoModelForSequenceClassification.from_config(foreign(spec, dataset).config)
     with pytest.raises(ValueError, match="of the transformers library AutoModelForMaskedLM and"):
         diagnose(made, dataset, samples=4)
+
+
+def test_small_branches_are_no_exploding_gradient():
+    digits = data.load("digits")
+    model = foreign("convnext,hidden_sizes=8-16,depths=1-1,num_stages=2,patch_size=2", digits)
+    before = fingerprint(model)
+    found = diagnose(model, digits, samples=16)
+    assert_same(before, fingerprint(model))
+    trunk = {"convnext.embeddings.patch_embeddings", "convnext.encoder.stages.1.downsampling_layer.1", "classifier"}
+    weights = {layer.name for layer in found.evidence.signal.weight_layers}
+    assert found.evidence.branches == weights - trunk
+    assert "exploding_gradient" not in [f.code for f in found.findings]
+
+
+def test_an_embedding_before_a_normalization_is_no_exploding_gradient():
+    dataset = text()
+    spec = "bert,num_hidden_layers=2,hidden_size=32,num_attention_heads=2,intermediate_size=64,head=masked-lm"
+    found = diagnose(foreign(spec, dataset), dataset, samples=8)
+    assert "exploding_gradient" not in [f.code for f in found.findings]
+
+
+def test_an_activation_is_named_as_its_library_does():
+    dataset = text()
+    found = diagnose(foreign("gpt2,n_layer=1,n_embd=32,n_head=2", dataset), dataset, samples=4)
+    assert found.to_dict()["subject"]["activation"] == "gelu_new"

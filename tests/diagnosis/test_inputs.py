@@ -60,3 +60,11 @@ def test_coupled_samples():
     assert codes["coupled_samples"].severity == "warning"
     assert "depends on the others in the batch" in codes["coupled_samples"].message
     assert "coupled_samples" in found(Odd(lambda x: torch.eye(32) @ x), REAL)  # it cannot even take fewer
+
+
+def test_weakly_coupled_samples_are_told_where_measurements_refuse_them():
+    codes = found(Odd(lambda x: x + 1e-4 * torch.roll(x, 1, 0)), REAL)
+    assert codes["coupled_samples"].severity == "warning"
+    assert "depends weakly on the others" in codes["coupled_samples"].message
+    assert 0 < codes["coupled_samples"].value < 1e-2
+    assert "coupled_samples" not in found(Odd(lambda x: x), REAL)

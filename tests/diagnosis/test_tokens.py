@@ -246,3 +246,22 @@ def test_the_largest_eigenvalue_is_exact_where_labels_are_drawn():
     assert content["kind"] == "monte-carlo"
     assert content["lambda_max"] == pytest.approx(wanted, rel=0.05)
     assert content["lambda_max_drawn"] > 3 * wanted
+    assert content["effective_rank"] == pytest.approx(sum(content["eigenvalues"]) / content["lambda_max"])
+    told = {f.code: f.message for f in found.findings}
+    assert "(the trace by drawn labels)" in told["effective_rank"]
+    assert "drawn" not in told["step_size"]
+
+
+def test_where_products_do_not_settle_the_drawn_eigenvalue_is_named_an_overestimate(monkeypatch):
+    monkeypatch.setattr("isometry.diagnosis._evidence.TOP_STEPS", 2)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(500, 8), nn.Linear(8, 500))
+    found = diagnose(model, (torch.randint(500, (6, 4)), torch.randint(500, (6, 4))))
+    content = found.to_dict()["fisher"]
+    assert content["lambda_max"] == content["lambda_max_drawn"]
+    why = next(s.why for s in found.skipped if s.what == "the exact largest eigenvalue")
+    assert "2 products left a residual" in why
+    assert "an overestimate, stands for it" in why
+    told = {f.code: f.message for f in found.findings}
+    assert "(of drawn labels, which overstate it)" in told["step_size"]
+    assert "(by drawn labels, which understate it)" in told["effective_rank"]

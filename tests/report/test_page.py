@@ -85,6 +85,13 @@ def test_the_paragraph_tells_the_whole_story(sick):
     assert "reaches 95.3 % accuracy" in paragraph
 
 
+def test_a_healthy_net_is_told_to_change_nothing():
+    content = samples.healthy() | {key: samples.sick()[key] for key in ("prescription", "proof")}
+    page = Page(report.render(content)).text
+    assert "What to change" not in page
+    assert "For comparison, it was also trained with: orthogonal weights" in page
+
+
 @pytest.mark.parametrize("make", MAKERS)
 def test_one_file_that_asks_for_nothing(make):
     html = report.render(make())

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import torch
+from torch import nn
 
+from isometry._base import preserved_rng
 from isometry._version import __version__
+from isometry.diagnosis._chain import elementwise
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
 from isometry.diagnosis._nodes import NodeInputs
@@ -82,7 +86,6 @@ def _finite(value: Any) -> Any:
 def _subject(evidence: Evidence, names: tuple[str, str]) -> dict[str, Any]:
     case, first = evidence.case, next(evidence.case.model.parameters())
     layers = 0 if evidence.signal is None else len(evidence.signal.weight_layers)
-    functions = [] if evidence.signal is None else list(dict.fromkeys(a.function for a in evidence.signal.activations))
     return {
         "model": names[0],
         "data": names[1],
@@ -92,10 +95,46 @@ def _subject(evidence: Evidence, names: tuple[str, str]) -> dict[str, Any]:
         "nodes": len(case.x) if isinstance(case.x, NodeInputs) else None,
         "classes": None if case.dataset is None else case.dataset.classes,
         "likelihood": case.likelihood,
-        "activation": evidence.chain.activation if evidence.chain is not None else ", ".join(functions) or None,
+        "activation": evidence.chain.activation if evidence.chain is not None else _functions(evidence),
         "dtype": str(first.dtype).removeprefix("torch."),
         "device": str(first.device),
     }
+
+
+def _functions(evidence: Evidence) -> str | None:
+    """Name the activations of a model that is no chain.
+
+    A module without parameters is an activation of its own where it computes something else than the function that it
+    calls: GELU's tanh approximation calls tanh. It is then called as its library does, or by its class.
+
+    Returns:
+        The names, or None without any.
+    """
+    if evidence.signal is None:
+        return None
+    modules = dict(evidence.case.model.named_modules())
+    calls = [(modules.get(call.name), call.function) for call in evidence.signal.activations]
+    return ", ".join(dict.fromkeys(_function(module, called) for module, called in calls)) or None
+
+
+def _function(module: nn.Module | None, called: str) -> str:
+    bare = module is not None and next(module.parameters(), None) is None and next(module.children(), None) is None
+    if module is None or not bare or type(module).__module__.startswith("torch.nn."):
+        return called
+    h = torch.linspace(-3, 3, 31)
+    try:
+        with torch.no_grad(), preserved_rng():
+            value, plain = module(h.clone()), elementwise(called)(h)
+        if value.shape == plain.shape and torch.allclose(value, plain, rtol=1e-5, atol=1e-6):
+            return called
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError):
+        return called  # it takes more than one tensor, or none of this shape: no activation
+    return _library_name(module) or type(module).__name__
+
+
+def _library_name(module: nn.Module) -> str | None:
+    known = getattr(sys.modules.get("transformers.activations"), "ACT2CLS", {})  # loaded if the module is one of these
+    return next((name for name, kind in known.items() if kind is type(module)), None)
 
 
 def _signal(evidence: Evidence) -> dict[str, Any] | None:
@@ -199,7 +238,7 @@ def _fisher(evidence: Evidence) -> dict[str, Any] | None:
         "params": fisher.params,
         "lambda_max": top,
         "max_step_size": 2 / top if top > 0 else None,
-        "lambda_max_drawn": None if evidence.exact_top is None else fisher.lambda_max,
+        "lambda_max_drawn": fisher.lambda_max if fisher.kind == "monte-carlo" else None,
         "effective_rank": evidence.effective_rank,
         "condition": fisher.condition().median,
         "bound_rigorous": evidence.certificate,
@@ -255,7 +294,7 @@ def _proof(proof: Proof | None) -> dict[str, Any] | None:
         return None
 
     def run(curve: Curve) -> dict[str, Any]:
-        return {"lr": curve.lr, "loss": list(curve.loss), "accuracy": curve.accuracy}
+        return {"lr": curve.lr, "loss": list(curve.loss), "final_loss": curve.final_loss, "accuracy": curve.accuracy}
 
     return {
         "steps": proof.steps,

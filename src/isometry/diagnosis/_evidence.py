@@ -13,6 +13,7 @@ import torch
 
 from isometry import measure, theory
 from isometry._base import MemoryBudgetError, progress
+from isometry.diagnosis._branches import branch_layers
 from isometry.diagnosis._case import Case
 from isometry.diagnosis._chain import Chain, find_chain
 from isometry.diagnosis._hidden import HiddenFisher, measure_hidden
@@ -59,6 +60,7 @@ class Evidence:
         case: The case.
         response: How the network answers to its inputs and to one small step.
         signal: The signal by layer; None if it could not be measured.
+        branches: Names of weight layers that a path from the input to the output goes around.
         chain: The chain that theory describes, or None.
         prediction: What theory says of it, or None.
         phase: The phase diagram around it, or None.
@@ -74,6 +76,7 @@ class Evidence:
     case: Case
     response: Response
     signal: measure.SignalResult | None = None
+    branches: frozenset[str] = frozenset()
     chain: Chain | None = None
     prediction: Prediction | None = None
     phase: Phase | None = None
@@ -204,6 +207,9 @@ def _chain(evidence: Evidence) -> None:
     if evidence.chain is None:
         evidence.skipped.append(Skipped("mean-field theory", why))
         evidence.skipped.append(Skipped(FOR_CHAINS, "only for chains that mean-field theory describes"))
+        if evidence.signal is not None:
+            layers = {layer.name for layer in evidence.signal.weight_layers}
+            evidence.branches = branch_layers(evidence.case.model, evidence.case.x, layers)
 
 
 def _hidden(evidence: Evidence) -> tuple[measure.LayerSignal, ...]:
@@ -269,7 +275,8 @@ def _fisher(evidence: Evidence, budget: int | None) -> None:
         evidence.skipped.append(
             Skipped(
                 "the exact Fisher information",
-                f"{_exact_rows(case):,} rows for {one}; labels were drawn from the model instead, {draws} for each",
+                f"{_exact_rows(case):,} rows for {one}; labels were drawn from the model instead, {draws} for each, "
+                "for the spectrum, its trace and its condition number",
             )
         )
     evidence.fisher = measure.fisher(
@@ -305,6 +312,8 @@ def _exact_top(evidence: Evidence, x: Inputs, budget: int | None) -> None:
     try:
         exact = measure.fisher(case.model, x, likelihood=case.likelihood, dense=False, budget=budget)
         found = exact.top(1, tolerance=0.02, max_steps=TOP_STEPS)
+        if not found.converged:
+            raise RuntimeError(f"{TOP_STEPS} products left a residual of {float(found.residuals[0]):.2g}")
         evidence.exact_top = float(found.eigenvalues[0])
     except (ValueError, RuntimeError, MemoryBudgetError) as error:
         evidence.skipped.append(

@@ -20,6 +20,7 @@ __all__ = ["LEARNING_RATES", "Proof", "prove"]
 LEARNING_RATES = (1e-4, 1e-3, 1e-2)  # of Adam; each net gets the one that suits it best
 PILOT = 10  # a pilot run takes one step in so many
 BATCH = 100
+BEGUN = 0.9  # of chance: a net whose loss ends below has learned something
 
 
 @dataclass(frozen=True)
@@ -151,14 +152,16 @@ def _verdict(before: Curve, after: Curve) -> str:
     def said(curve: Curve) -> str:
         if curve.diverged:
             return "diverges"
-        score = f"loss {curve.final_loss:.3g}"
-        return score if math.isnan(curve.accuracy) else f"{score}, {curve.accuracy:.0%} of the training set right"
+        score = f"loss {curve.final_loss:.3g} on the training set"
+        return score if math.isnan(curve.accuracy) else f"{score}, {curve.accuracy:.0%} of it right"
 
     head = (
         "The prescription cures it"
         if after.learned and not before.learned
         else "Both learn"
         if after.learned and before.learned
+        else "Neither gets far enough in these steps"
+        if not after.learned and not before.learned and (_begun(after) or _begun(before))
         else "Neither learns in these steps"
         if not after.learned and not before.learned
         else "The prescription makes it worse"
@@ -170,4 +173,10 @@ def _verdict(before: Curve, after: Curve) -> str:
 
 
 def _ends(curve: Curve) -> str:
-    return "has learned" if curve.learned else "has not learned"
+    if curve.learned:
+        return "has learned"
+    return "has begun to learn, but not come below half of chance" if _begun(curve) else "has not learned"
+
+
+def _begun(curve: Curve) -> bool:
+    return not curve.diverged and curve.final_loss < BEGUN * curve.chance

@@ -157,6 +157,7 @@ class FisherSection(TypedDict):
     params: str | None
     lambda_max: Number
     max_step_size: Number  # 2 / lambda_max
+    lambda_max_drawn: Number  # that of drawn labels, an overestimate; as lambda_max where the exact one was not had
     effective_rank: Number
     condition: Number
     bound_rigorous: Number
@@ -211,8 +212,9 @@ class TrainingRun(TypedDict):
     """One training run of the proof."""
 
     lr: Number
-    loss: list[float | None]
-    accuracy: Number  # at the end, in [0, 1]
+    loss: list[float | None]  # of each minibatch
+    final_loss: Number  # of the training set, at the end
+    accuracy: Number  # of the training set, at the end, in [0, 1]
 
 
 class ProofSection(TypedDict):

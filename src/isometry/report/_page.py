@@ -26,7 +26,7 @@ from isometry.report._sections import (
 )
 from isometry.report._theme import DARK, LIGHT, stylesheet_variables, template
 from isometry.report._tidy import DIGITS, tidy, tidy_phase
-from isometry.report._verdict import headline
+from isometry.report._verdict import headline, remedy_title
 from isometry.report._wording import clean, html_text, prose, script_json
 
 __all__ = ["render", "render_phase_diagram"]
@@ -60,7 +60,8 @@ def render(content: Content | Mapping[str, Any]) -> str:
     drawn = plots + ([trained] if trained else [])
     subject = whole["subject"]["model"]
     title = headline(whole) + (f": {subject}" if subject else "")
-    links = _links({"findings": True, "remedy": _has_remedy(whole), "evidence": bool(plots), "skipped": bool(body[4])})
+    present = {"findings": True, "remedy": _has_remedy(whole), "evidence": bool(plots), "skipped": bool(body[4])}
+    links = _links(present, remedy_title(whole))
     return page_html(title, links, "".join(body), drawn, raw=whole, created=whole["created"], version=whole["isometry"])
 
 
@@ -112,7 +113,8 @@ def _remedy(content: Content, trained: Plot | None) -> str:
         verdict = prose(proved["verdict"]) if proved is not None and proved["verdict"] else ""
         parts.append(f'<div class="plots">{figure_html(trained, lead=verdict)}</div>')
     return (
-        '<section id="remedy" aria-labelledby="h-remedy"><h2 id="h-remedy">What to change</h2>'
+        '<section id="remedy" aria-labelledby="h-remedy"><h2 id="h-remedy">'
+        f"{remedy_title(content)}</h2>"
         f'<div class="stack">{"".join(parts)}</div></section>'
     )
 
@@ -151,8 +153,8 @@ def raw_html(name: str, note: str = "") -> str:
     )
 
 
-def _links(present: dict[str, bool]) -> str:
-    labels = {"findings": "Findings", "remedy": "What to change", "evidence": "Measured", "skipped": "Not measured"}
+def _links(present: dict[str, bool], remedy: str) -> str:
+    labels = {"findings": "Findings", "remedy": remedy, "evidence": "Measured", "skipped": "Not measured"}
     links = "".join(f'<a href="#{key}">{labels[key]}</a>' for key, there in present.items() if there)
     return f'<nav aria-label="Sections">{links}</nav>'
 

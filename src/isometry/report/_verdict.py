@@ -5,7 +5,7 @@ from __future__ import annotations
 from isometry.report._content import Content, FindingItem
 from isometry.report._wording import count, joined, sentence, split_lead
 
-__all__ = ["ORDER", "headline", "ordered", "paragraph", "tone"]
+__all__ = ["ORDER", "headline", "ordered", "paragraph", "remedy_title", "tone"]
 
 ORDER = ("error", "warning", "info")
 
@@ -95,7 +95,18 @@ def _remedy(content: Content) -> str:
     if prescription is None or not prescription["summary"]:
         return ""
     summary = prescription["summary"]
-    return f"What to change: {summary}" + ("" if summary.rstrip()[-1:] in ".!?" else ".")
+    lead = "For comparison, it was also trained with" if content["proof"] is not None else "Another initialization"
+    lead = f"{lead}:" if tone(content) == "healthy" else f"{remedy_title(content)}:"
+    return f"{lead} {summary}" + ("" if summary.rstrip()[-1:] in ".!?" else ".")
+
+
+def remedy_title(content: Content) -> str:
+    """Say what the prescription is to this network: of a healthy one nothing has to change.
+
+    Returns:
+        A title.
+    """
+    return "For comparison" if tone(content) == "healthy" else "What to change"
 
 
 def _proved(content: Content) -> str:

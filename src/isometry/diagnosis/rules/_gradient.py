@@ -17,6 +17,7 @@ from isometry.diagnosis.rules._quantities import (
     hidden_layers,
     names,
     reached,
+    transforming,
 )
 
 __all__ = ["UNRULY", "gradient_scale", "no_gradient", "unreachable", "unruly_step", "vanished"]
@@ -37,7 +38,7 @@ def gradient_scale(evidence: Evidence) -> Iterator[Finding]:
     if math.isnan(folds) or abs(folds) <= EFOLDS:
         return
     span = len(layers) - 1
-    hidden = len(hidden_layers(evidence))
+    hidden = len(transforming(evidence))
     zeros = hidden - len(layers)
     silent = f"; it is exactly zero in the first {'layer' if zeros == 1 else zeros}" if zeros else ""
     measured = span / abs(folds)

@@ -17,6 +17,10 @@ __all__ = ["distinct_samples", "indistinct_inputs", "unsteady_outputs"]
 
 FEW = 0.1  # of the samples
 CHANGED = 1e-3  # of the outputs' size; rounding in another batch size is far below
+INFLUENCE = "samples influence each other"  # with which the Jacobian refuses
+WITHIN = (
+    "Take statistics within a sample, or running ones; the nodes of one graph are one sample: Inputs(..., whole=True)."
+)
 ALIKE = 1e-6  # of the inputs' size: what float32 hardly resolves
 
 
@@ -104,7 +108,19 @@ def unsteady_outputs(evidence: Evidence) -> Iterator[Finding]:
             float("nan") if few is None or few.shape != whole[:2].shape else float((few - whole[:2]).abs().max()),
             0.0,
             "largest change of two samples' outputs without the others",
-            "Take statistics within a sample, or running ones; the nodes of one graph are one sample: "
-            "Inputs(..., whole=True).",
+            WITHIN,
+            ("output",),
+        )
+    elif few is not None and any(INFLUENCE in skipped.why for skipped in evidence.skipped):  # by exact derivatives
+        yield Finding(
+            "warning",
+            "coupled_samples",
+            "The output for one sample depends weakly on the others in the batch: its derivative in their inputs is "
+            "not zero. Quantities of single samples are then undefined, and those that insist on independent samples "
+            "are not measured.",
+            float((few - whole[:2]).abs().max()),
+            0.0,
+            "largest change of two samples' outputs without the others",
+            WITHIN,
             ("output",),
         )

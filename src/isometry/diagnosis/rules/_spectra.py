@@ -107,6 +107,8 @@ def rank(evidence: Evidence) -> Iterator[Finding]:
     )
     drawn = fisher.kind == "monte-carlo"  # the spectrum of few draws has as many directions as rows
     of, rest = ("", "") if drawn else (f" of {total}", f"; {median}")
+    if drawn:
+        of = " (by drawn labels, which understate it)" if evidence.exact_top is None else " (the trace by drawn labels)"
     yield Finding(
         "info",
         "effective_rank",

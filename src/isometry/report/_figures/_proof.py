@@ -50,7 +50,7 @@ def proof(content: Content) -> Plot | None:
         "layout": {
             "xaxis": {"title": {"text": "training step"}, "range": padded(1, longest)},
             "yaxis": log_axis([y for trace in data for y in trace["y"]]),
-            "annotations": [heading("Training loss", y=1.0)],
+            "annotations": [heading("Loss of the minibatches", y=1.0)],
         },
     }
     return Plot("proof", "Training before and after", figure, _reading(section), wide=True, height=340)
@@ -103,7 +103,9 @@ def _outcome(run: TrainingRun | None) -> str:
     parts = []
     if run["loss"]:
         final = run["loss"][-1]
-        parts.append("the loss stopped being finite" if final is None else f"final loss {number(final)}")
+        parts.append("the loss stopped being finite" if final is None else f"last minibatch's loss {number(final)}")
+    if run["final_loss"] is not None:
+        parts.append(f"loss on the training set {number(run['final_loss'])}")
     if run["lr"] is not None:
         parts.insert(0, f"step size {number(run['lr'])}")
     if run["accuracy"] is not None:
