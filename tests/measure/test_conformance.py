@@ -262,3 +262,19 @@ def test_outputs_without_gradient_are_refused(measured):
     x = as_inputs(torch.randn(4, 4, generator=torch.Generator().manual_seed(0)).double())
     with pytest.raises(ValueError, match="differentiable operations; look for"):
         run(measured, "mlp", model, x)
+
+
+@pytest.mark.parametrize(("budget", "error"), [("1GB", TypeError), (-1, ValueError), (float("nan"), ValueError)])
+def test_a_budget_that_is_no_number_of_bytes_is_refused_at_once(budget, error):
+    """Lazy measurements too: not by the first question that happens to need bytes."""
+    model, x, y = nn.Linear(4, 3), torch.randn(6, 4), torch.arange(6) % 3
+    for measure_it in (
+        lambda: measure.fisher(model, x, budget=budget),
+        lambda: measure.fisher(model, x, dense=False, budget=budget),
+        lambda: measure.ntk(model, x, budget=budget),
+        lambda: measure.gradient_confusion(model, x, y, budget=budget),
+        lambda: measure.curvature(model, x, y, budget=budget),
+        lambda: measure.jacobian(model, x, budget=budget),
+    ):
+        with pytest.raises(error, match="budget must be a number of bytes"):
+            measure_it()

@@ -153,3 +153,10 @@ def test_a_mask_that_the_loss_does_not_see_is_refused():
     assert torch.equal(found.gram, measure.gradient_gram(model, tokens, labels.where(mask.bool(), -100)).gram)
     with pytest.raises(ValueError, match=r"x has a mask, which loss 'mse' does not see"):
         measure.gradient_gram(model, x, torch.randn(4, 3, 5))
+
+
+def test_labels_that_are_all_left_out_have_no_gradients():
+    model, x, y = nn.Linear(4, 3), torch.randn(6, 4), torch.full((6,), -100)
+    for measured in (measure.gradient_confusion, measure.gradient_gram):
+        with pytest.raises(ValueError, match=r"y and mask leave no label that counts \(-100"):
+            measured(model, x, y)

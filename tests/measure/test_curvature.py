@@ -497,7 +497,7 @@ def test_budget():
     with pytest.raises(MemoryBudgetError, match=r"dense matrix of 89 x 89.*\.top\(k\).*form no matrix"):
         found.dense(budget=100_000)
     assert measure.curvature(model, x, y, budget=1_000).chunk < 6
-    with pytest.raises(MemoryBudgetError, match=r"the graph of 1 sample needs.*Pass fewer samples"):
+    with pytest.raises(MemoryBudgetError, match=r"the graph of 1 sample needs.*Pass smaller samples"):
         measure.curvature(model, x, y, budget=10)
     with pytest.raises(MemoryBudgetError, match=r"the graph of 6 samples, which influence each other, needs"):
         measure.curvature(batch_norm_model(), x, torch.arange(6) % 3, budget=100)

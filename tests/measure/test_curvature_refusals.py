@@ -145,3 +145,9 @@ def test_an_overflowing_norm_is_no_eigenvalue():
     found = measure.curvature(nn.Linear(4, 3), x, torch.zeros(6, 3), loss="mse")
     with pytest.raises(ValueError, match=r"norm overflows torch\.float32"):
         found.top(1)
+
+
+def test_over_budget_a_single_sample_is_not_told_to_be_fewer():
+    for count in (1, 6):
+        with pytest.raises(MemoryError, match=r"the graph of 1 sample needs .*\. Pass smaller samples, or pass"):
+            measure.curvature(mlp(), X[:count], Y[:count], budget=10)

@@ -279,6 +279,8 @@ def test_monte_carlo_agrees_with_the_true_one_within_its_errors():
     assert abs(drawn.trace - true.trace) < 4 * error.trace
     assert abs(drawn.lambda_max - true.lambda_max) < 4 * error.lambda_max
     assert "+-" in str(drawn)
+    assert "48 a sample: extreme eigenvalues are biased upwards" in str(drawn)
+    assert "biased" not in str(true)
     assert true.stderr is None
     assert math.isnan(measure.fisher(model, x, kind="monte-carlo", draws=1).stderr.trace)
 

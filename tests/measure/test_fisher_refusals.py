@@ -114,3 +114,29 @@ def test_later_questions_refuse_bad_arguments():
         f.bound(form="rigourous")
     with pytest.raises(ValueError, match=r"vector must have shape \(43,\), got \(3,\)"):
         f.matvec(torch.zeros(3))
+
+
+def test_over_budget_drawn_labels_are_named_where_they_save_rows():
+    model = nn.Sequential(nn.Embedding(50, 4), nn.Linear(4, 50))
+    ids = torch.arange(6).view(2, 3)
+    with pytest.raises(MemoryError, match=r'dense=False.*kind="monte-carlo".*largest eigenvalue is too large'):
+        measure.fisher(model, ids, budget=10_000)
+    with pytest.raises(MemoryError) as few:
+        measure.fisher(mlp(), X, budget=1000)
+    assert "monte-carlo" not in str(few.value)
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, float("nan"), 2])
+def test_a_mask_of_weights_is_refused(value):
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    ids, mask = torch.zeros(2, 3, dtype=torch.long), torch.full((2, 3), value)
+    with pytest.raises(ValueError, match=rf"mask must hold True and False, or 1 and 0, got {value:g}; pass mask > 0.5"):
+        measure.fisher(model, ids, mask=mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_a_mask_of_ones_and_zeros_is_one_of_truths(dtype):
+    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5))
+    ids = torch.arange(6).view(2, 3) % 5
+    mask = torch.tensor([[True, True, False], [True, False, True]])
+    assert measure.fisher(model, ids, mask=mask.to(dtype)).trace == measure.fisher(model, ids, mask=mask).trace

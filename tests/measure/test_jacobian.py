@@ -494,3 +494,18 @@ def test_parts_that_are_none(part, error, message):
     model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5))
     with pytest.raises(error, match=message):
         measure.jacobian(model, torch.randn(3, 4), part=part)
+
+
+class AlwaysNoisy(nn.Module):
+    def forward(self, x):
+        return x + torch.randn_like(x)
+
+
+@pytest.mark.parametrize(("model", "advice"), [(Mixing(), "measure one input"), (AlwaysNoisy(), "fix the noise")])
+def test_a_model_in_evaluation_mode_is_not_told_to_go_there(model, advice):
+    model, x = chained(model), torch.randn(6, 5, dtype=torch.float64)
+    for training in (None, False):
+        with pytest.raises(ValueError, match=f"It is in evaluation mode already: .*{advice}"):
+            measure.jacobian(model.eval(), x, training=training)
+    with pytest.raises(ValueError, match="Pass training=False"):
+        measure.jacobian(model.train(), x, training=None)

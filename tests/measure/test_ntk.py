@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def huge():
         ({"outputs": []}, ValueError, r"at least one of them, got \[\]"),
         ({"other": normal(2, 3)}, ValueError, r"other must hold samples like those of x"),
         ({"params": "5.*"}, ValueError, r"unknown params pattern '5.\*'"),
-        ({"budget": 1000}, MemoryBudgetError, r"tangent kernel of 6 samples and 3 outputs needs .*form=\"trace\""),
+        ({"budget": 8000}, MemoryBudgetError, r"tangent kernel of 6 samples and 3 outputs needs .*form=\"trace\""),
     ],
 )
 def test_refusals(options, error, message):
@@ -221,3 +222,20 @@ def test_refusals_name_this_measurement():
 def test_a_function_is_no_model():
     with pytest.raises(TypeError, match=r"model must be a torch\.nn\.Module"):
         measure.ntk(torch.tanh, torch.randn(3, 2))
+
+
+def test_over_budget_only_what_would_fit_is_advised():
+    model = nn.Sequential(nn.Embedding(500, 4), nn.Linear(4, 500))
+    ids = torch.arange(24).view(4, 6)
+    with pytest.raises(MemoryError, match=r"of 4 samples and 3000 outputs .* at most \d+ outputs by outputs=") as full:
+        measure.ntk(model, ids, budget=10**7)
+    assert "form=" not in str(full.value)
+    for form in ("full", "trace"):
+        with pytest.raises(MemoryError) as error:
+            measure.ntk(model, ids, form=form, budget=10**7)
+        count = int(re.search(r"at most (\d+) outputs", str(error.value))[1])
+        assert measure.ntk(model, ids, form=form, outputs=range(count), budget=10**7).outputs == count
+        with pytest.raises(MemoryError, match=f"at most {count} outputs"):
+            measure.ntk(model, ids, form=form, outputs=range(count + 1), budget=10**7)
+    with pytest.raises(MemoryError, match=r"Take fewer samples, or pass"):
+        measure.ntk(model, ids, form="trace", budget=10)

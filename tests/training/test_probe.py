@@ -170,14 +170,29 @@ def test_vocabulary_sized_outputs_draw_labels_the_same_at_every_step():
         torch.rand(3)  # the training draws, too
         probe.step()
     fisher = [r for r in probe.history.records if r["measure"] == "fisher"]
-    assert fisher[0]["note"] == "labels drawn from the model, 8 a sample"
+    assert fisher[0]["note"] == "trace by labels drawn from the model, 8 a sample; lambda_max exact"
     assert fisher[0]["values"] == fisher[1]["values"]  # the weights did not move, and neither did the draws
     with untouched(model):
         exact = measure.fisher(model, tokens, dense=False).trace
+        top = float(measure.curvature(model, tokens, tokens, kind="gauss-newton").top(1).eigenvalues[0])
+    assert fisher[0]["values"]["lambda_max"] == pytest.approx(top, rel=0.02)
+    assert fisher[0]["values"]["effective_rank"] == fisher[0]["values"]["trace"] / fisher[0]["values"]["lambda_max"]
     # Each label's squared gradient is an independent draw with mean trace; 16 * 5 * 8 of them vary by less than half.
     assert fisher[0]["values"]["trace"] == pytest.approx(exact, rel=0.25)
     ntk = next(r for r in probe.history.records if r["measure"] == "ntk")
     assert ntk["note"] == "16 of 250 outputs"
+
+
+def test_where_products_do_not_settle_the_drawn_eigenvalue_is_named_biased(monkeypatch):
+    monkeypatch.setattr("isometry.training._probe_measures.LANCZOS_STEPS", 2)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 50))
+    tokens = torch.randint(50, (16, 5))
+    probe = Probe(model, tokens, tokens, measures=["fisher"], max_overhead=FREE).start()
+    record = next(r for r in probe.history.records if r["measure"] == "fisher")
+    assert "8 a sample: lambda_max is biased upwards, effective_rank downwards (2 products left" in record["note"]
+    values = record["values"]
+    assert values["effective_rank"] == pytest.approx(values["trace"] / values["lambda_max"])
 
 
 # -- when it measures --------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 Nothing here knows about neural networks; every other room may import from it, and it imports from none.
 """
 
-from isometry._base._budget import DEFAULT_BUDGET, MemoryBudgetError, check_budget, format_bytes
+from isometry._base._budget import DEFAULT_BUDGET, MemoryBudgetError, allowed_bytes, check_budget, format_bytes
 from isometry._base._checks import IGNORED, check_finite, check_positive, check_tensor, unknown_name
 from isometry._base._fingerprint import fingerprint
 from isometry._base._progress import Reporter, progress, reporting
@@ -24,6 +24,7 @@ __all__ = [
     "DEFAULT_BUDGET",
     "IGNORED",
     "MemoryBudgetError",
+    "allowed_bytes",
     "check_budget",
     "check_finite",
     "check_positive",

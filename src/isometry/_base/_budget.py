@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DEFAULT_BUDGET", "MemoryBudgetError", "check_budget", "format_bytes"]
+__all__ = ["DEFAULT_BUDGET", "MemoryBudgetError", "allowed_bytes", "check_budget", "format_bytes"]
 
 DEFAULT_BUDGET = 4 * 1024**3  # bytes; what a laptop can spare
 
@@ -25,6 +25,28 @@ def format_bytes(count: int) -> str:
     return f"{size:.1f} GiB"  # pragma: no cover - the loop always returns
 
 
+def allowed_bytes(budget: int | None) -> int:
+    """Insist on a budget that is a number of bytes.
+
+    Args:
+        budget: Bytes; None stands for ``DEFAULT_BUDGET``.
+
+    Returns:
+        The bytes allowed.
+
+    Raises:
+        TypeError: If the budget is no number.
+        ValueError: If it is negative.
+    """
+    if budget is None:
+        return DEFAULT_BUDGET
+    if isinstance(budget, bool) or not isinstance(budget, int | float):
+        raise TypeError(f"budget must be a number of bytes, as 2 * 1024**3, or None, got {budget!r}.")
+    if not budget >= 0:
+        raise ValueError(f"budget must be a number of bytes >= 0, got {budget}.")
+    return budget
+
+
 def check_budget(needed: int, budget: int | None, *, what: str, instead: str) -> int:
     """Refuse a computation that needs more than its budget.
 
@@ -42,12 +64,7 @@ def check_budget(needed: int, budget: int | None, *, what: str, instead: str) ->
         TypeError: If the budget is no number.
         ValueError: If it is negative.
     """
-    if budget is not None:
-        if isinstance(budget, bool) or not isinstance(budget, int | float):
-            raise TypeError(f"budget must be a number of bytes, as 2 * 1024**3, or None, got {budget!r}.")
-        if not budget >= 0:
-            raise ValueError(f"budget must be a number of bytes >= 0, got {budget}.")
-    allowed = DEFAULT_BUDGET if budget is None else budget
+    allowed = allowed_bytes(budget)
     if needed > allowed:
         raise MemoryBudgetError(
             f"{what} needs {format_bytes(needed)}, over the budget of {format_bytes(allowed)}. {instead} "

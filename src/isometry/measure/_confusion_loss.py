@@ -87,7 +87,7 @@ def masked_targets(x: Inputs, y: Tensor, loss: SampleLoss) -> Tensor:
         The targets, with -100 in the place of those labels.
 
     Raises:
-        ValueError: If the inputs have a mask that the loss knows nothing of.
+        ValueError: If the inputs have a mask that the loss knows nothing of, or no label counts.
     """
     if loss.each is not _cross_entropy:
         if x.mask is not None:
@@ -97,7 +97,10 @@ def masked_targets(x: Inputs, y: Tensor, loss: SampleLoss) -> Tensor:
             )
         return y
     mask = x.counted(y.shape)
-    return y if mask is None else y.where(mask.to(y.device), IGNORED)
+    left = y if mask is None else y.where(mask.to(y.device), IGNORED)
+    if bool((left == IGNORED).all()):  # every gradient would be zero, and no angle between them defined
+        raise ValueError(f"y and mask leave no label that counts ({IGNORED} stands for none); mark at least one.")
+    return left
 
 
 def _name_of(loss: Any) -> str:

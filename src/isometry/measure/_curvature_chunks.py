@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from isometry._base import DEFAULT_BUDGET, check_budget
+from isometry._base import allowed_bytes, check_budget
 from isometry.measure._guards import ModelCallError, sample_mixing
 
 __all__ = ["GRAPH_BYTES", "Division", "divide", "insist_on_repetition"]
@@ -52,7 +52,7 @@ def divide(
     Raises:
         ModelCallError: If the model raises on the whole batch too.
     """
-    allowed = min(GRAPH_BYTES, DEFAULT_BUDGET if budget is None else budget)
+    allowed = min(GRAPH_BYTES, allowed_bytes(budget))
     mixing = tuple(f"{m.name or 'the model'} ({m.kind}) {m.why}" for m in sample_mixing(model))
     trial = samples if mixing else min(2, samples)
     try:
@@ -71,8 +71,8 @@ def divide(
         check_budget(
             per_sample * chunk,
             budget,
-            what=f"the graph of {chunk} sample{'s, which influence each other,' if mixing else ''}",
-            instead="Pass fewer samples, or smaller ones,",
+            what=f"the graph of {chunk} sample{'s, which influence each other,' if mixing and chunk > 1 else ''}",
+            instead="Pass fewer samples, or smaller ones," if mixing and samples > 1 else "Pass smaller samples,",
         )
     return Division(mixing, chunk, per_sample * chunk)
 

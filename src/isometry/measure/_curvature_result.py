@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from isometry._base import (
-    DEFAULT_BUDGET,
     Cost,
     Result,
+    allowed_bytes,
     check_budget,
     check_tensor,
     current_team,
@@ -237,7 +237,7 @@ class Curvature(Result):
             The density with error bars, checked against its mass and two moments.
         """
         basis = (steps + 4) * self.size * self._setup.vector_dtype.itemsize
-        allowed = DEFAULT_BUDGET if self.budget is None else self.budget
+        allowed = allowed_bytes(self.budget)
         with self._session(most=max(1, min(probes, allowed // max(1, basis)))) as (product, block):
             return spectral_density(
                 product,

@@ -68,14 +68,14 @@ def fisher(
             shape; for the empirical kind.
         likelihood: "categorical" or "gaussian".
         kind: "true" takes the expectation over the model's own labels exactly (it equals the Gauss-Newton matrix);
-            "monte-carlo" draws labels from the model: its trace is unbiased, its largest eigenvalue is too large, and
-            its effective rank too small, as long as there are few draws (``dense=False`` and ``.top`` have it exactly);
-            "empirical" takes gradients at ``targets``, as the paper's
-            measurements do: it is not an estimate of the true one.
+            "monte-carlo" draws labels from the model: its trace is unbiased, but its extreme eigenvalues are biased
+            upwards, many times where outputs are vocabulary-sized and draws few, and its effective rank downwards
+            (kind="true" with ``dense=False`` has the largest exactly, by ``.top``); "empirical" takes gradients at
+            ``targets``, as the paper's measurements do: it is not an estimate of the true one.
         params: "all"; "hidden" (all but the output layer's, as in the paper: W^1 belongs to them); or one or several
             name patterns, as in ``fnmatch``.
         draws: Labels per sample of the Monte-Carlo kind; each draw has a label for every position. Vocabulary-sized
-            outputs need this kind, since the exact one takes T (C - 1) rows per sample.
+            outputs need this kind for a spectrum, since the exact one takes T (C - 1) rows per sample.
         mask: Which positions count, shape (N, T); default: an ``attention_mask`` among the inputs, else all.
         class_dim: Where the classes lie in outputs of more than two dimensions; default: last.
         dense: False computes nothing yet: ``.top``, ``.matvec``, ``.trace`` and ``.bound`` are there, matrix-free.

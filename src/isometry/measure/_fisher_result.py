@@ -50,7 +50,8 @@ class FisherError(Result):
     """Standard errors of a Monte-Carlo Fisher matrix over its draws of labels.
 
     Attributes:
-        lambda_max: Of the largest eigenvalue, by the jackknife over draws.
+        lambda_max: Of the largest eigenvalue, by the jackknife over draws: its spread, which says nothing of its bias.
+            The largest eigenvalue of a mean of draws lies above that of the expectation on average (it is convex).
         trace: Of the trace.
         draws: Draws per sample; with one draw there is no error to be had (NaN).
     """
@@ -341,10 +342,17 @@ class Fisher(Result):
         condition, error = self.condition(), self.stderr
         known = error is not None and error.lambda_max == error.lambda_max  # of a single draw there is none
         spread = f" +- {error.lambda_max:.2g}" if error is not None and known else ""
+        biased = (
+            f"  drawn labels        {self.rows} a sample: extreme eigenvalues are biased upwards, the effective rank "
+            'downwards; kind="true" with dense=False has the largest exactly, by .top(1)\n'
+            if self.kind == "monte-carlo"
+            else ""
+        )
         return (
             f"{head}\n"
             f"  largest eigenvalue  {self.lambda_max:.4g}{spread} (steps of gradient descent below "
             f"{2 / self.lambda_max if self.lambda_max > 0 else float('inf'):.3g})\n"
+            f"{biased}"
             f"  trace               {self.trace:.4g}, effective rank {self.effective_rank:.3g} of {len(self._values)}\n"
             f"  condition           {condition.median:.3g} to the median, {condition.smallest:.3g} to the smallest "
             f"({condition.below} below {condition.cutoff:g} of the largest left out)\n"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from isometry import roles
-from isometry._base import IGNORED, check_budget, check_tensor, current_team, team_for, unknown_name
+from isometry._base import IGNORED, allowed_bytes, check_budget, check_tensor, current_team, team_for, unknown_name
 from isometry.measure._coverage import Coverage, coverage_of, split_measurable
 from isometry.measure._fisher_roots import (
     Kind,
@@ -31,6 +31,8 @@ from isometry.measure._share import Share, insist_on_same, outputs_of_all, share
 from isometry.tape import Inputs, measuring
 
 __all__ = ["Setup", "choose_parameters", "make_setup"]
+
+FEW_DRAWS = 8  # labels per sample that are drawn by default: what drawing can save is the rows beyond them
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,11 +175,14 @@ class Setup:
             The bytes that it needs.
         """
         size = self.plan.samples * self.rows
+        instead = "Take fewer samples, use fisher(..., dense=False).top(k), which needs only products with it,"
+        if self.kind == "true" and self.rows > FEW_DRAWS:
+            instead += ' take kind="monte-carlo", whose trace is unbiased and whose largest eigenvalue is too large,'
         return check_budget(
             self.dense_bytes(),
             budget,
             what=f"the dual Gram matrix of {size} x {size} (samples times rows per sample)",
-            instead="Take fewer samples, use fisher(..., dense=False).top(k), which needs only products with it,",
+            instead=instead,
         )
 
 
@@ -206,6 +211,7 @@ def make_setup(
         ValueError: If the model or the batch cannot be measured; the message says why.
     """
     module = check_model(model)
+    allowed_bytes(budget)  # a wrong one is refused now, not by the first dense question
     team = current_team()
     if isinstance(draws, bool) or not isinstance(draws, int) or draws < 1:
         raise ValueError(f"draws must be a whole number >= 1, got {draws!r}.")

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isometry._base import allowed_bytes
 from isometry.measure._guards import check_model, open_inputs
 from isometry.measure._jacobian_chain import Chain
 from isometry.measure._jacobian_operator import Jacobian, parameter_versions
-from isometry.measure._jacobian_path import REMEDY, Path, opened
+from isometry.measure._jacobian_path import Path, opened, remedy
 from isometry.tape import Inputs
 
 __all__ = ["jacobian"]
@@ -62,8 +63,8 @@ def jacobian(
         ``rmatvec()``.
 
     Raises:
-        TypeError: If the model is no module, a name no string, the input no tensor, or a module on the path's ends
-            (or ``part``) returns no single real-valued tensor.
+        TypeError: If the model is no module, a name no string, the input no tensor, the budget no number, or a module
+            on the path's ends (or ``part``) returns no single real-valued tensor.
         ValueError: If the inputs are empty, not finite or do not fit the model; if a name is unknown (near matches
             are listed) or its module is not called exactly once; if the stop does not depend on the start; or if
             samples influence each other or chance influences them.
@@ -75,6 +76,7 @@ def jacobian(
         True
     """
     check_model(model)
+    allowed_bytes(budget)
     inputs = open_inputs(model, x)
     if start is None and inputs.leaf is None:
         raise ValueError(
@@ -85,7 +87,7 @@ def jacobian(
         raise ValueError(f"start and stop are both {start!r}; name two modules, or leave one of them out.")
     with opened(model, inputs, start, stop, part=part, training=training, wary=True) as path:
         if path.chain is None:  # a chain that agrees with autograd at random cotangents keeps its samples apart
-            _insist_on_independence(path)
+            _insist_on_independence(path, model)
         products = _dtype(path, dtype)
         return Jacobian(
             start=start,
@@ -132,7 +134,7 @@ def _dtype(path: Path, wanted: torch.dtype | None) -> torch.dtype:
     return wanted
 
 
-def _insist_on_independence(path: Path) -> None:
+def _insist_on_independence(path: Path, model: nn.Module) -> None:
     """See that a cotangent of the first input reaches no other.
 
     Raises:
@@ -144,7 +146,8 @@ def _insist_on_independence(path: Path) -> None:
     cotangent[0] = torch.randn(path.output.shape[1:], generator=torch.Generator().manual_seed(1)).to(cotangent)
     (image,) = torch.autograd.grad(path.output, path.leaf, cotangent, retain_graph=True)
     if bool((image[1:] != 0).any()) and bool(image.isfinite().all()):
+        advice = remedy(model, "measure one input, or a path between layers that keep samples apart")
         raise ValueError(
             f"samples influence each other: the first one's output depends on the others' inputs, so there is no "
-            f"Jacobian per input. {REMEDY}"
+            f"Jacobian per input. {advice}"
         )

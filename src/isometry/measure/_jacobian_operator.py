@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from isometry import linalg
-from isometry._base import DEFAULT_BUDGET, Cost, check_budget, check_tensor, progress, stopwatch
+from isometry._base import Cost, allowed_bytes, check_budget, check_tensor, progress, stopwatch
 from isometry.measure._jacobian_chain import Chain
 from isometry.measure._jacobian_dense import chain_blocks, dense_blocks, sweep_bytes
 from isometry.measure._jacobian_path import Path, opened
@@ -207,7 +207,7 @@ class Jacobian:
             what=f"The singular values of one {out} x {inp} Jacobian",
             instead="Use .extremes(), which forms no matrix,",
         )
-        at_once = min(self.inputs, (DEFAULT_BUDGET if self.budget is None else self.budget) // one)
+        at_once = min(self.inputs, int(allowed_bytes(self.budget) // one))
         parts: list[linalg.SingularValues] = []
         route, done = "", 0
         with stopwatch() as watch:

@@ -16,9 +16,22 @@ from isometry.measure._guards import check_per_sample, run_model
 from isometry.measure._jacobian_chain import Chain, ChainRecorder
 from isometry.tape import Inputs, measuring
 
-__all__ = ["REMEDY", "NotTwiceDifferentiableError", "Path", "opened"]
+__all__ = ["NotTwiceDifferentiableError", "Path", "opened", "remedy"]
 
-REMEDY = "Pass training=False to measure in evaluation mode, or call model.eval()."
+
+def remedy(model: nn.Module, otherwise: str) -> str:
+    """Say what to do about chance or samples that mix.
+
+    Args:
+        model: The model, in the modes in which it was measured.
+        otherwise: What to do where it is in evaluation mode already.
+
+    Returns:
+        A sentence.
+    """
+    if any(module.training for module in model.modules()):
+        return "Pass training=False to measure in evaluation mode, or call model.eval()."
+    return f"It is in evaluation mode already: {otherwise}."
 
 
 class NotTwiceDifferentiableError(NotImplementedError):
@@ -206,7 +219,8 @@ def opened(
     with ExitStack() as stack:
         stack.enter_context(measuring(model, training=training))
         if wary:
-            check_per_sample(model, "the Jacobian of one input is", REMEDY)
+            otherwise = "replace these modules, batch norm without running statistics by one with them, say"
+            check_per_sample(model, "the Jacobian of one input is", remedy(model, otherwise))
         model.requires_grad_(False)
         entry: list[tuple[Tensor, Tensor]] = []  # the leaf, and the tensor that is handed on
         recorder = ChainRecorder(len(x))
@@ -314,4 +328,5 @@ def _insist_on_repetition(model: nn.Module, x: Inputs, final: Tensor) -> None:
         again = run_model(model, x.clone())
     scale = final.detach().abs().max()
     if bool(((again - final.detach()).abs().max() > 1e-2 * scale).item()):
-        raise ValueError(f"model is random: two passes over the same inputs differ, so it has no Jacobian. {REMEDY}")
+        advice = remedy(model, "switch the randomness off in its forward pass, or fix the noise")
+        raise ValueError(f"model is random: two passes over the same inputs differ, so it has no Jacobian. {advice}")

@@ -11,13 +11,14 @@ References:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from isometry._base import Cost, check_budget, stopwatch, team_for, together
+from isometry._base import Cost, allowed_bytes, check_budget, stopwatch, team_for, together
 from isometry.measure._fisher_roots import check_choice
 from isometry.measure._fisher_setup import Setup, make_setup
 from isometry.measure._gram import accumulate
@@ -148,18 +149,36 @@ def _chosen(setup: Setup, outputs: Sequence[int] | None) -> Tensor:
 
 
 def _check_memory(setup: Setup, form: Form, outputs: int, budget: int | None) -> int:
+    allowed = allowed_bytes(budget)
+    # Bytes grow with the outputs: the most that fit are where the predicate turns.
+    fitting = bisect_left(range(1, outputs + 1), True, key=lambda count: _bytes(setup, form, count) > allowed)
+    instead = "Take fewer samples"
+    if fitting:
+        instead += f", or at most {fitting} {'output' if fitting == 1 else 'outputs'} by outputs=[...]"
+    if form == "full" and _bytes(setup, "trace", outputs) <= allowed:
+        instead += ', or form="trace" (a matrix of samples alone)'
+    if form == "full":
+        instead += ", or measure.fisher(..., dense=False) for products"
+    return check_budget(
+        _bytes(setup, form, outputs),
+        budget,
+        what=f"The tangent kernel of {setup.plan.samples} samples and {outputs} outputs",
+        instead=f"{instead},",
+    )
+
+
+def _bytes(setup: Setup, form: Form, outputs: int) -> int:
+    """Foresee the peak memory of a kernel.
+
+    Returns:
+        Bytes.
+    """
     n, item = setup.plan.samples, setup.out.element_size()
     numbers = (n * outputs) ** 2 if form == "full" else n * n * outputs
     calls = setup.plan.calls.values()
     widest = max((call.output_numel for call in calls), default=0)
     activations = team_for(n).shares(n)[0] * item * sum(call.input_numel + call.output_numel for call in calls)
-    needed = 2 * 8 * numbers + activations + n * outputs * (setup.out[0].numel() * item + widest * (2 * item + 8))
-    instead = "Take fewer samples or outputs="
-    if form == "full":
-        instead += ', form="trace" (a matrix of samples alone), or measure.fisher(..., dense=False) for products'
-    return check_budget(
-        needed, budget, what=f"The tangent kernel of {n} samples and {outputs} outputs", instead=f"{instead},"
-    )
+    return 2 * 8 * numbers + activations + n * outputs * (setup.out[0].numel() * item + widest * (2 * item + 8))
 
 
 def _cotangents(out: Tensor, chosen: Tensor, mask: Tensor | None) -> Tensor:

@@ -127,7 +127,7 @@ class Inputs:
             A boolean tensor of that shape; None where all positions count.
 
         Raises:
-            ValueError: If a given mask does not fit.
+            ValueError: If a given mask does not fit, or holds something else than True and False.
         """
         wanted = tuple(shape)
         if self.mask is not None:
@@ -138,6 +138,13 @@ class Inputs:
                     f"mask must have the shape of the outputs' positions, {shown}, got {tuple(self.mask.shape)}; pass "
                     "one True or False for each."
                 )
+            if mask.dtype != torch.bool:
+                odd = mask[(mask != 0) & (mask != 1)]
+                if odd.numel():
+                    raise ValueError(
+                        f"mask must hold True and False, or 1 and 0, got {odd.flatten()[0].item():g}; pass mask > 0.5, "
+                        "say, if it holds weights."
+                    )
             return mask.bool()
         found = self.kwargs.get("attention_mask")
         if isinstance(found, Tensor) and found.ndim == 2 and tuple(found.shape) == wanted and len(wanted) > 1:
