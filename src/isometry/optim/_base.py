@@ -24,13 +24,13 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 
 from isometry.manifolds._warn import listed, warn_user
-from isometry.optim._batch import MASTER, Batch
+from isometry.optim._batch import Batch
 from isometry.optim._gradients import check_gradients
 from isometry.optim._polar_step import RotationError
-from isometry.optim._rule import Member, Rule
+from isometry.optim._rule import MASTER, Member, Rule
 from isometry.optim._sharded import is_sharded, local
 
-__all__ = ["Optimizer", "ParameterSource", "check_choice", "check_number", "check_switch"]
+__all__ = ["Optimizer", "ParameterSource", "check_betas", "check_choice", "check_number", "check_switch"]
 
 ParameterSource: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Iterable[tuple[str, Tensor]]
 
@@ -84,6 +84,13 @@ class Optimizer(torch.optim.Optimizer):
 
         Returns:
             Something hashable.
+        """
+
+    def _check_parameters(self, index: int) -> None:
+        """Refuse parameters that a method cannot move, by a sentence; what is refused is taken out again.
+
+        Args:
+            index: The number of the group that was added.
         """
 
     def _ties(self) -> object:
@@ -165,7 +172,7 @@ class Optimizer(torch.optim.Optimizer):
         seen: list[tuple[int, dict[str, Any]]] = []
         found = []
         for index, group in enumerate(self.param_groups):
-            mine = {k: v for k, v in group.items() if k not in ("params", "param_names", "name")}
+            mine = {k: v for k, v in group.items() if k not in ("params", "param_names", "name", "routes")}
             same = next((i for i, options in seen if _equal(options, mine)), None)
             if same is None:
                 seen.append((index, mine))
@@ -248,6 +255,7 @@ class Optimizer(torch.optim.Optimizer):
                         "floating-point parameters only (torch.view_as_real shows a complex one as such)."
                     )
             self._check_options(added)
+            self._check_parameters(len(self.param_groups) - 1)
         except (TypeError, ValueError):
             self.param_groups.pop()
             raise
@@ -332,6 +340,21 @@ def check_number(argument: str, value: Any, *, below: float = math.inf, optional
     if not (math.isfinite(value) and 0 <= value < below):
         wanted = "a finite number >= 0" if below == math.inf else f"at least 0 and below {below:g}"
         raise ValueError(f"{argument} must be {wanted}, got {value}.")
+
+
+def check_betas(value: Any) -> None:
+    """Insist on two decay rates in [0, 1).
+
+    Args:
+        value: What was given.
+
+    Raises:
+        TypeError: If it is not two numbers.
+    """
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise TypeError(f"betas must be two numbers, got {value!r}.")
+    for i, beta in enumerate(value):
+        check_number(f"betas[{i}]", beta, below=1)
 
 
 def check_switch(argument: str, value: Any) -> None:

@@ -14,12 +14,10 @@ from torch import Tensor
 
 from isometry.linalg._precision import working_dtype
 from isometry.optim._polar_step import OffManifoldError, lies_down
-from isometry.optim._rule import Elementwise, Member, Options, Rule, State
-from isometry.optim._sharded import local, sharded_like, version
+from isometry.optim._rule import MASTER, Member, Options, Rule, State
+from isometry.optim._sharded import local, version
 
 __all__ = ["Batch"]
-
-MASTER = "master"
 
 
 class Batch:
@@ -127,27 +125,20 @@ class Batch:
         known = [name for name in wanted if all(name in state for state in self.states)]
         fresh = self.rule.begin(value, len(self.members)) if len(known) < len(wanted) else {}
         for name in wanted:
-            stacked = [self._unviewed(state[name]) for state in self.states] if name in known else None
+            stacked = [self.rule.unkeep(name, state[name]) for state in self.states] if name in known else None
             self.stacks[name] = _joined(stacked) if stacked is not None else fresh[name]
         if self.storage != self.dtype and all(MASTER in state for state in self.states):
-            self.stacks[MASTER] = _joined([self._unviewed(state[MASTER]) for state in self.states])
+            self.stacks[MASTER] = _joined([self.rule.unkeep(MASTER, state[MASTER]) for state in self.states])
 
     def _scatter(self) -> None:
         """Put views of the stacks into the optimizer's state."""
         columns: dict[str, Sequence[Tensor]] = {"step": self.steps.unbind()}
         for name, stack in self.stacks.items():
             parts = stack.chunk(len(self.members))
-            columns[name] = [self._viewed(m, part) for m, part in zip(self.members, parts, strict=True)]
+            columns[name] = [self.rule.keep(m, name, part) for m, part in zip(self.members, parts, strict=True)]
         self._views = [tuple((name, views[i]) for name, views in columns.items()) for i in range(len(self.members))]
         for state, views in zip(self.states, self._views, strict=True):
             state.update(views)
-
-    def _viewed(self, member: Member, part: Tensor) -> Tensor:
-        # An entry per entry of the parameter: shaped, and sharded, as the parameter is.
-        return sharded_like(part.squeeze(0), member.parameter) if isinstance(self.rule, Elementwise) else part
-
-    def _unviewed(self, kept: Tensor) -> Tensor:
-        return local(kept).unsqueeze(0) if isinstance(self.rule, Elementwise) else kept
 
 
 def _joined(values: Sequence[Tensor]) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from isometry.manifolds import Stiefel
-from isometry.optim._base import ParameterSource, check_choice, check_number, check_switch
+from isometry.optim._base import ParameterSource, check_betas, check_choice, check_number, check_switch
 from isometry.optim._constrained import Constrained
 from isometry.optim._elementwise import ElementwiseAdam, adam_ratio
 from isometry.optim._geometry import Move
@@ -106,11 +106,7 @@ class RiemannianAdam(Riemannian):
 
     def _check_options(self, options: dict[str, Any]) -> None:
         super()._check_options(options)
-        betas = options["betas"]
-        if not isinstance(betas, tuple | list) or len(betas) != 2:
-            raise TypeError(f"betas must be two numbers, got {betas!r}.")
-        for i, beta in enumerate(betas):
-            check_number(f"betas[{i}]", beta, below=1)
+        check_betas(options["betas"])
         check_number("eps", options["eps"])
         check_switch("amsgrad", options["amsgrad"])
         check_choice("second_moment", options["second_moment"], get_args(SecondMoment))

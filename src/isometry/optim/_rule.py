@@ -10,9 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from isometry.optim._sharded import local, same_placement
+from isometry.optim._sharded import local, same_placement, sharded_like
 
-__all__ = ["Elementwise", "Member", "Options", "Rule", "State"]
+__all__ = ["MASTER", "Elementwise", "Member", "Options", "Rule", "Shaped", "State"]
+
+MASTER = "master"
 
 Options = Mapping[str, Any]
 State = dict[str, Tensor]
@@ -106,6 +108,33 @@ class Rule(ABC):
             What its local tensor is to hold.
         """
 
+    def keep(self, member: Member, name: str, part: Tensor) -> Tensor:
+        """Show a parameter's part of a stack of state as the optimizer's state has it.
+
+        Args:
+            member: The parameter.
+            name: Which state it is.
+            part: Its part, with a leading dimension.
+
+        Returns:
+            A view.
+        """
+        del member, name
+        return part
+
+    def unkeep(self, name: str, kept: Tensor) -> Tensor:
+        """Undo ``keep``.
+
+        Args:
+            name: Which state it is.
+            kept: What the optimizer's state has.
+
+        Returns:
+            Its part of a stack, with a leading dimension; a view.
+        """
+        del name
+        return kept
+
     def admit(self, value: Tensor, members: Sequence[Member], storage: torch.dtype, context: State) -> Tensor:
         """Look at values that others have written: at the first step, after loading, after assignments.
 
@@ -141,8 +170,20 @@ class Rule(ABC):
         """
 
 
-class Elementwise(Rule):
-    """A rule that treats every entry alike; sharded parameters are updated shard by shard."""
+class Shaped(Rule):
+    """A rule whose values, and the states in ``shaped``, are shaped and sharded as the parameter is."""
+
+    def shaped(self, name: str) -> bool:
+        """Tell whether a state has an entry per entry of the parameter.
+
+        Args:
+            name: The state's name.
+
+        Returns:
+            Whether it does; so do all, unless a method says otherwise.
+        """
+        del name
+        return True
 
     def read(self, member: Member, tensor: Tensor) -> Tensor:
         """Add a leading dimension.
@@ -168,3 +209,32 @@ class Elementwise(Rule):
         """
         del member
         return value.squeeze(0)
+
+    def keep(self, member: Member, name: str, part: Tensor) -> Tensor:
+        """Shape a state with an entry per entry of the parameter as the parameter is; checkpoints gather it then.
+
+        Args:
+            member: The parameter.
+            name: Which state it is.
+            part: Shape ``(1, *local shape)``, or the state's own.
+
+        Returns:
+            A view, sharded as the parameter is.
+        """
+        return sharded_like(part.squeeze(0), member.parameter) if name == MASTER or self.shaped(name) else part
+
+    def unkeep(self, name: str, kept: Tensor) -> Tensor:
+        """Undo ``keep``.
+
+        Args:
+            name: Which state it is.
+            kept: What the optimizer's state has.
+
+        Returns:
+            Shape ``(1, *local shape)``, or the state's own.
+        """
+        return local(kept).unsqueeze(0) if name == MASTER or self.shaped(name) else kept
+
+
+class Elementwise(Shaped):
+    """A rule that treats every entry alike; sharded parameters are updated shard by shard."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -42,6 +43,41 @@ class Axes:
     def known(self) -> bool:
         """Whether the parameter is a matrix (or a stack of matrices) with outputs and inputs."""
         return bool(self.out) and bool(self.in_)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Write the axes as plain data, which every file format takes.
+
+        Returns:
+            Lists, numbers and strings by name; what is empty or usual is left out.
+        """
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in found.items()
+            if value != getattr(Axes(), name)
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Axes:
+        """Undo ``to_dict``.
+
+        Args:
+            data: What it gave.
+
+        Returns:
+            The axes.
+        """
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
+        return cls(**values)
+
+    def stacked(self) -> Axes:
+        """Give the axes of a stack of such parameters along a new leading dimension.
+
+        Returns:
+            The axes; the new dimension counts independent matrices.
+        """
+        out, in_, kernel, batch = (tuple(d + 1 for d in dims) for dims in (self.out, self.in_, self.kernel, self.batch))
+        return replace(self, out=out, in_=in_, kernel=kernel, batch=(0, *batch))
 
     def fans(self, shape: Sequence[int]) -> tuple[int, int]:
         """Count the inputs that reach one output unit, and the outputs that one input unit reaches.

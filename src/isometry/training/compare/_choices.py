@@ -173,7 +173,7 @@ def apply_constraint(name: str, model: nn.Module, options: Mapping[str, Any]) ->
 
 
 # What torch's optimizers ask for besides a step: a closure, sparse gradients.
-_UNFIT = {"Optimizer", "LBFGS", "SparseAdam"}
+_UNFIT = {"Optimizer", "MatrixOptimizer", "LBFGS", "SparseAdam"}
 
 
 def _optimizers() -> dict[str, type[torch.optim.Optimizer]]:
