@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from isometry._base import whole_file
 from isometry.report._content import Content
 from isometry.report._page import render
 
@@ -41,28 +41,15 @@ def write_text(text: str, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         IsADirectoryError: If the path is a folder.
+        OSError: If the folder cannot be made, or nothing can be written there.
     """
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(
             f"path {str(target)!r} is a folder; give a file in it, such as {target / 'index.html'}."
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(name, 0o666 & ~_umask())  # mkstemp's 0600 would keep the report from its readers
-        os.replace(name, target)
-    except BaseException:  # Ctrl-C too
-        Path(name).unlink(missing_ok=True)
-        raise
+    with whole_file(target) as part, part.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     return target
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
