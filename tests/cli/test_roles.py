@@ -21,6 +21,15 @@ def test_a_table_and_json():
     assert rows[0]["fan_in"] == 5
 
 
+def test_routes():
+    result = runner.invoke(app, ["roles", "mlp:depth=3,width=8", "--routes"])
+    assert result.exit_code == 0, result.stderr
+    assert "8 parameters: 2 by matrix, 6 by adamw; 2 groups" in result.stdout
+    plain = json.loads(runner.invoke(app, ["roles", "mlp:depth=3,width=8", "--routes", "--json"]).stdout)
+    assert [row["rule"] for row in plain["rows"] if row["role"] == "hidden"] == ["matrix", "matrix"]
+    assert plain["rows"][0]["reason"].startswith("input: ")
+
+
 def test_refusals():
     result = runner.invoke(app, ["roles", "mpl:depth=3"])
     assert result.exit_code == 2

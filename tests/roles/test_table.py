@@ -53,6 +53,14 @@ def test_fans_and_axes(layer, fan_in, fan_out, text):
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_both_directions_of_a_first_recurrent_layer_read_the_data(kind):
+    model = nn.ModuleDict({"body": getattr(nn, kind)(5, 7, num_layers=2, bidirectional=True), "head": nn.Linear(14, 3)})
+    found = roles.table(model)
+    assert {row.name for row in found.rows if row.role == "input"} == {"body.weight_ih_l0", "body.weight_ih_l0_reverse"}
+    assert found["body.weight_ih_l1_reverse"].role == "hidden"
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 def test_recurrent_layers_and_cells(kind):
     gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[kind]
     layer = getattr(nn, kind)(5, 7, num_layers=2, bidirectional=True)
@@ -317,3 +325,38 @@ def test_prints_and_dumps():
     assert json.loads(json.dumps(table.to_dict()))["rows"][0]["axes"]["kernel"] == [2, 3]
     assert "0.weight" in table
     assert "9.weight" not in table
+
+
+class Stacked(nn.Module):
+    """Experts as transformers has them, the attributes included that say how their matrices lie."""
+
+    def __init__(self, *, turned, concatenated=True):
+        super().__init__()
+        self.is_transposed, self.is_concatenated, self.has_gate = turned, concatenated, True
+        self.gate_up_proj = nn.Parameter(torch.zeros(3, 4, 10) if turned else torch.zeros(3, 10, 4))
+        self.gate_up_proj_bias = nn.Parameter(torch.zeros(3, 10))
+        self.down_proj = nn.Parameter(torch.zeros(3, 5, 4) if turned else torch.zeros(3, 4, 5))
+        self.other = nn.Parameter(torch.zeros(3, 4, 4))
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_stacked_experts(turned):
+    model = nn.Sequential(nn.Linear(4, 4), Stacked(turned=turned), nn.Linear(4, 4))
+    rows = by_name(model)
+    up, down, bias = (rows[f"1.{name}"] for name in ("gate_up_proj", "down_proj", "gate_up_proj_bias"))
+    assert [row.role for row in (up, down, bias, rows["1.other"])] == ["hidden", "hidden", "bias", "other"]
+    assert up.axes.matrices(torch.zeros(up.shape)).shape == (6, 5, 4)  # a gate and what it gates, an expert
+    assert down.axes.matrices(torch.zeros(down.shape)).shape == (3, 4, 5)
+    assert (up.fan_in, up.fan_out, down.fan_in, down.fan_out) == (4, 5, 5, 4)
+    mixed = by_name(nn.Sequential(nn.Linear(4, 4), Stacked(turned=turned, concatenated=False), nn.Linear(4, 4)))
+    assert mixed["1.gate_up_proj"].axes.blocks == ()
+
+
+def test_a_gate_stacked_on_what_it_gates():
+    class Mlp(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gate_up_proj, self.down_proj = nn.Linear(4, 12), nn.Linear(6, 4)
+
+    row = by_name(nn.Sequential(nn.Linear(4, 4), Mlp(), nn.Linear(4, 4)))["1.gate_up_proj.weight"]
+    assert (row.axes.blocks, row.fan_out) == (("gate", "up"), 6)

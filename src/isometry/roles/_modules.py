@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from isometry.roles._axes import Axes
+from isometry.roles._experts import expert_axes
 from isometry.roles._rows import Role
 
 __all__ = ["VECTOR", "Description", "conventional_axes", "describe"]
@@ -62,6 +63,9 @@ def describe(module: nn.Module, tensor_name: str, tensor: Tensor) -> Description
             return found if found is not None else _by_name(module, tensor_name, tensor)
     if type(module).__name__ == "Conv1D" and hasattr(module, "nf") and tensor_name == "weight":
         return Description("hidden", Axes(out=(1,), in_=(0,)))  # a Linear stored as (in, out), as in GPT-2
+    stacked = expert_axes(module, tensor_name, tensor)
+    if stacked is not None:
+        return Description("hidden" if stacked.known else "bias", stacked)
     return _by_name(module, tensor_name, tensor)
 
 

@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from isometry._base import unknown_name
 from isometry.roles._attention import attention_role
 from isometry.roles._axes import Axes
+from isometry.roles._experts import GATE_UP
 from isometry.roles._modules import Description, conventional_axes, describe, vector_axes
 from isometry.roles._order import call_order
 from isometry.roles._rows import MATRIX_ROLES, ROLES, ParameterRow, ParameterTable, Role
@@ -163,6 +164,8 @@ def _name_attention(use: _Use, modules: Mapping[str, nn.Module], layers: set[str
     found = attention_role(use.owner, shape, layers)
     if found is not None:
         use.description = Description(found.role, replace(axes, blocks=found.blocks))
+    elif use.owner.rpartition(".")[2] == "gate_up_proj" and shape[0] % 2 == 0:  # a gate and what it gates, stacked
+        use.description = Description("hidden", replace(axes, blocks=GATE_UP))
 
 
 def _roles(uses: list[_Use], order: Mapping[str, int] | None) -> dict[str, Role]:
@@ -178,9 +181,15 @@ def _roles(uses: list[_Use], order: Mapping[str, int] | None) -> dict[str, Role]
         chain = sorted((u for u in chain if u.owner in order), key=lambda u: (order[u.owner], u.position))
     if chain and roles[chain[0].name] == "hidden":
         roles[chain[0].name] = "input"
+        roles |= dict.fromkeys(_backwards(chain[0], uses), "input")
     if chain and roles[chain[-1].name] in ("hidden", "input"):
         roles[chain[-1].name] = "output"
     return roles
+
+
+def _backwards(first: _Use, uses: list[_Use]) -> list[str]:
+    # The other direction of a bidirectional layer reads the same inputs.
+    return [u.name for u in uses if u.owner == first.owner and u.tensor_name == f"{first.tensor_name}_reverse"]
 
 
 def _row(group: list[_Use], roles: Mapping[str, Role]) -> ParameterRow:
