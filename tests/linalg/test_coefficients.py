@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from isometry.linalg import COEFFICIENTS, Coefficients, minimax_quintics, orthogonalize
+from isometry.linalg._coefficients import minimax_polynomials
 from isometry.linalg._orthogonalize import step_limit
 
 
@@ -95,3 +96,26 @@ def test_bad_names_and_bounds():
         minimax_quintics(0.0)
     with pytest.raises(ValueError, match=r"margin must lie between 1 and 1.2, got 2"):
         minimax_quintics(0.1, margin=2)
+
+
+@given(st.floats(1e-4, 0.6), st.lists(st.sampled_from([3, 5]), min_size=1, max_size=4))
+@settings(max_examples=30, deadline=None)
+def test_mixed_sequences_are_each_step_the_best_of_their_degree(lower, degrees):
+    """The error alternates between its largest values, which characterizes the best polynomial (Chebyshev)."""
+    low, high = lower, 1.02
+    for degree, step in zip(degrees, minimax_polynomials(lower, tuple(degrees)), strict=True):
+        assert (step[2] == 0) == (degree == 3)
+        s = np.linspace(low, high, 40_001)
+        off = value(step, s) - 1
+        error = np.abs(off).max()
+        touched = np.sign(off[np.abs(off) > error * (1 - 1e-3)])
+        assert 1 + np.count_nonzero(np.diff(touched)) == (degree + 3) // 2
+        low, high = 1 - error, (1 + error) * 1.02
+
+
+def test_mixed_sequences_refuse_what_quintics_refuse():
+    assert minimax_polynomials(0.01, (5, 5)) == minimax_quintics(0.01, steps=2)
+    with pytest.raises(ValueError, match="lower must be below 1"):
+        minimax_polynomials(1.5, (3,))
+    with pytest.raises(ValueError, match=r"degrees must be 3 or 5, got \(4,\)"):
+        minimax_polynomials(0.5, (4,))

@@ -11,6 +11,7 @@ from isometry.linalg._conv_existence import (
 )
 from isometry.linalg._conv_matrix import conv_matrix
 from isometry.linalg._conv_spectrum import ConvSingularValues, conv_singular_values
+from isometry.linalg._dct import DCTRoute, dct, dct_matrix
 from isometry.linalg._diagonal import DiagonalEstimate, estimate_diagonal
 from isometry.linalg._eigh import Eigenvalues, Eigh, eigh, eigvalsh
 from isometry.linalg._golub_kahan import SingularExtremes, golub_kahan
@@ -37,6 +38,10 @@ __all__ = [
     "orthogonalize",
     "polar",
     "qf",
+    # the discrete cosine transform of rows, and its matrix
+    "DCTRoute",
+    "dct",
+    "dct_matrix",
     # Newton-Schulz coefficient sets, each with its source
     "COEFFICIENTS",
     "Coefficients",

@@ -13,8 +13,9 @@ from functools import lru_cache
 import numpy as np
 
 from isometry._base import check_positive, unknown_name
+from isometry.linalg._precision import check_size
 
-__all__ = ["COEFFICIENTS", "Coefficients", "coefficients", "minimax_quintics"]
+__all__ = ["COEFFICIENTS", "Coefficients", "coefficients", "minimax_polynomials", "minimax_quintics"]
 
 Step = tuple[float, float, float]  # (a, b, c)
 
@@ -46,7 +47,7 @@ class Coefficients:
         return self.steps[min(index, len(self.steps) - 1)]
 
 
-def minimax_quintics(lower: float, *, margin: float = 1.02) -> tuple[Step, ...]:
+def minimax_quintics(lower: float, *, margin: float = 1.02, steps: int | None = None) -> tuple[Step, ...]:
     """Compute, step by step, the odd quintics that are best for singular values in [lower, 1].
 
     Each polynomial minimizes the largest ``|1 - p(s)|`` over the interval in which the one before left the singular
@@ -58,9 +59,10 @@ def minimax_quintics(lower: float, *, margin: float = 1.02) -> tuple[Step, ...]:
         lower: Smallest singular value to be served, relative to the norm bound; in (0, 1).
         margin: Factor on every interval's upper end. The polynomials are steep there, and what rounding puts beyond it
             runs away: without a margin bfloat16 products diverge.
+        steps: How many polynomials to give, whatever interval they leave; default: as said above.
 
     Returns:
-        The coefficients (a, b, c) per step; the last row is the classical quintic.
+        The coefficients (a, b, c) per step; without ``steps`` the last row is the classical quintic.
 
     Raises:
         ValueError: If ``lower`` is not in (0, 1), or ``margin`` not in [1, 1.2].
@@ -69,19 +71,60 @@ def minimax_quintics(lower: float, *, margin: float = 1.02) -> tuple[Step, ...]:
         raise ValueError(f"lower must be below 1 (it is relative to the largest singular value), got {lower}.")
     if not 1 <= check_positive("margin", margin) <= 1.2:
         raise ValueError(f"margin must lie between 1 and 1.2, got {margin}.")
-    return _minimax_quintics(float(lower), float(margin))
+    return _minimax_quintics(float(lower), float(margin), None if steps is None else check_size("steps", steps))
+
+
+def minimax_polynomials(lower: float, degrees: tuple[int, ...], *, margin: float = 1.02) -> tuple[Step, ...]:
+    """Compute, step by step, the odd polynomials of given degrees that are best for singular values in [lower, 1].
+
+    A cubic takes two products of matrices where a quintic takes three, and 3^(1/2) is a little more than 5^(1/3): mixed
+    sequences reach numbers of products that quintics alone do not.
+
+    Args:
+        lower: As for ``minimax_quintics``.
+        degrees: 3 or 5 for each step.
+        margin: As for ``minimax_quintics``.
+
+    Returns:
+        The coefficients (a, b, c) per step; c is 0 for cubics.
+
+    Raises:
+        ValueError: As for ``minimax_quintics``, and if a degree is neither 3 nor 5.
+    """
+    minimax_quintics(lower, margin=margin, steps=1)  # the same is allowed
+    if any(degree not in (3, 5) for degree in degrees):
+        raise ValueError(f"degrees must be 3 or 5, got {degrees}.")
+    steps: list[Step] = []
+    low, high = float(lower), float(margin)
+    for degree in degrees:
+        step, error = _best_cubic(low, high) if degree == 3 else _best_quintic(low, high)
+        steps.append(step)
+        low, high = 1 - error, (1 + error) * margin
+    return tuple(steps)
+
+
+def _best_cubic(low: float, high: float) -> tuple[Step, float]:
+    """Give the polynomial whose error alternates, 1 - E, 1 + E, 1 - E, at low, its stationary point, high.
+
+    Returns:
+        The coefficients and E. Equal values at both ends make a = k (low^2 + low high + high^2), b = -k.
+    """
+    total = low**2 + low * high + high**2
+    bottom, top = low * high * (low + high), 2 / 27**0.5 * total**1.5
+    k = 2 / (bottom + top)
+    return (k * total, -k, 0.0), k * top - 1
 
 
 @lru_cache(maxsize=32)
-def _minimax_quintics(lower: float, margin: float) -> tuple[Step, ...]:
+def _minimax_quintics(lower: float, margin: float, count: int | None) -> tuple[Step, ...]:
     steps: list[Step] = []
     low, error = lower, 1.0
     high = margin
-    while error > 0.02:
+    while error > 0.02 if count is None else len(steps) < count:
         step, error = _best_quintic(low, high)
         steps.append(step)
         low, high = 1 - error, (1 + error) * margin
-    return (*steps, _QUINTIC)
+    return tuple(steps) if count is not None else (*steps, _QUINTIC)
 
 
 def _best_quintic(low: float, high: float) -> tuple[Step, float]:
@@ -134,7 +177,7 @@ COEFFICIENTS: dict[str, Coefficients] = {
     ),
     "minimax": Coefficients(
         "minimax",
-        _minimax_quintics(1e-3, 1.02),
+        _minimax_quintics(1e-3, 1.02, None),
         converges=True,
         default_steps=None,
         source="computed here for singular values in [1e-3, 1], margin 2 %, as in N. Amsel, D. Persson, C. Musco, "
