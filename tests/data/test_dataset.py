@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 
 import pytest
 import torch
 
-from isometry.data import Dataset
+from isometry.data import Dataset, as_dataset
+from isometry.tape import Inputs
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
 Y = torch.tensor([0, 1, 2, 1])
@@ -54,3 +56,21 @@ def test_regression_counts_columns():
 def test_unsound_sets_are_refused_with_a_sentence(change, error, message):
     with pytest.raises(error, match=re.escape(message)):
         Dataset(**{"name": "toy", "inputs": X, "targets": Y, "classes": 3, **change})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "shape"),
+    [
+        (torch.ones(4, 5, dtype=torch.int64), (4, 5)),
+        (torch.ones(4, 5, 2), (4, 5)),
+        (torch.ones(4, 2, 5), (4, 5)),
+        (torch.ones(4, 3, 5, 6), (4, 5, 6)),
+        (Inputs(kwargs={"input_ids": torch.ones(4, 9).long(), "decoder_input_ids": torch.ones(4, 5).long()}), (4, 5)),
+    ],
+)
+def test_positions_may_have_labels_of_their_own(inputs, shape):
+    targets = torch.arange(math.prod(shape)).reshape(shape) % 3
+    assert Dataset("toy", inputs, targets, classes=3).targets is targets
+    assert as_dataset((inputs, targets)).targets.shape == shape
+    with pytest.raises(ValueError, match=r"pass one label a sample, or one for each position: \(N, "):
+        Dataset("toy", inputs, targets[:, :4], classes=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,15 @@ def test_damage_and_bare_arrays(tmp_path):
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     with pytest.raises(ValueError, match=r"is one bare array, not an .npz archive"):
         data.load(str(tmp_path / "one.npz"))
+
+
+def test_a_file_that_may_not_be_read_is_not_damaged(tmp_path, monkeypatch):
+    np.savez(tmp_path / "d.npz", x=X, y=Y)
+
+    def deny(*_):
+        raise PermissionError(13, "Permission denied", "d.npz")
+
+    monkeypatch.setattr(pathlib.Path, "open", deny)
+    with pytest.raises(OSError, match=r"DATA '.*d\.npz' cannot be opened: Permission denied; mend that") as caught:
+        data.load(str(tmp_path / "d.npz"))
+    assert "numpy.savez" not in str(caught.value)

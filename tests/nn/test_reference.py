@@ -34,7 +34,7 @@ def test_every_kind_maps_inputs_to_logits(spec, in_shape):
 
 
 def test_the_specs_above_cover_every_kind():
-    assert {spec.partition(":")[0] for spec, _ in SPECS} == set(REFERENCE_MODELS)
+    assert {spec.partition(":")[0] for spec, _ in SPECS} | {"gpt"} == set(REFERENCE_MODELS)  # test_gpt.py
 
 
 def test_tokens():
@@ -77,7 +77,7 @@ def test_branch_scale_multiplies_the_branch():
     ("spec", "message"),
     [
         ("mpl:depth=3", "unknown reference model 'mpl'; did you mean 'mlp'?"),
-        ("perceptron", "known ones: cnn, gru, lstm, mlp, resnet, rnn, transformer"),
+        ("perceptron", "known ones: cnn, gpt, gru, lstm, mlp, resnet, rnn, transformer"),
         ("mlp:dept=3", "unknown option of mlp 'dept'; did you mean 'depth'?"),
         ("mlp:depth", "'depth' in 'mlp:depth' is not option=value; write e.g. mlp:depth=10"),
         ("mlp:depth=", "is not option=value"),
@@ -108,3 +108,10 @@ def test_errors_about_shape_and_classes():
         reference_model("cnn:kernel=2", in_shape=(8, 8), classes=3)
     with pytest.raises(TypeError, match="spec must be a string such as 'mlp:depth=3', got int"):
         reference_model(3, in_shape=(3,), classes=2)
+
+
+def test_a_model_that_no_memory_holds_is_refused():
+    with pytest.raises(ValueError, match=r"'mlp:depth=2,width=100000000' is larger than this machine's memory; take"):
+        reference_model("mlp:depth=2,width=100000000", in_shape=(100000000,), classes=10)
+    with pytest.raises(ValueError, match="is larger than this machine's memory"):
+        reference_model(f"mlp:depth=2,width={10**22}", in_shape=(3,), classes=10)

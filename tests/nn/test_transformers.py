@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from isometry._base import BadReferenceError
-from isometry.nn import named_inputs, resolve_model, tokenizer_of
+from isometry.nn import default_data, named_inputs, resolve_model, tokenizer_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -87,11 +87,14 @@ def test_a_saved_model_and_its_tokenizer(tmp_path):
     [
         ("transformers:gpt3", "unknown architecture 'gpt3'; did you mean .*'gpt2'"),
         ("transformers:./nowhere", r"there is no folder './nowhere' \(nothing is downloaded\)"),
+        ("transformers:", "MODEL 'transformers:' names no model; write transformers:gpt2"),
+        ("transformers:gpt2,n_layer=abc", "field 'n_layer': TypeError: Field 'n_layer' expected int, got str"),
         ("transformers:gpt2,n_layer", "option 'n_layer' has no value; write key=value"),
         ("transformers:gpt2,n_layers=2", "unknown configuration field 'n_layers'; did you mean 'n_layer'"),
         ("transformers:gpt2,head=lm", "unknown head 'lm'"),
         ("transformers:gpt2,n_embd=7,n_head=2", "must be divisible by"),
         ("transformers:gpt2,head=image-classification", "ValueError: Unrecognized configuration class"),
+        ("transformers:t5,head=sequence-classification", "has an encoder and a decoder, each with an input of its own"),
     ],
 )
 def test_refusals(reference, message):
@@ -118,3 +121,7 @@ def test_a_damaged_file_of_weights_is_named(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"abc")
     with pytest.raises(BadReferenceError, match=r"model\.safetensors' is damaged \(.*header.*copy or save the weights"):
         resolve_model(f"transformers:{tmp_path}", in_shape=(5,), classes=11)
+
+
+def test_the_data_of_a_reference_without_a_name_do_not_stand_in_its_way():
+    assert default_data("transformers:") == "digits"

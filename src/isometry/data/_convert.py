@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import torch.utils.data
 from torch import Tensor
 
 from isometry._base import IGNORED
-from isometry.data._dataset import Dataset
+from isometry.data._dataset import Dataset, fits_positions, label_shapes
 from isometry.data._gather import MAX_SAMPLES, gather, gather_loader, split_labels, to_tensor
 from isometry.data._graph import whole_graph
 from isometry.tape import Inputs, as_inputs
@@ -24,6 +24,8 @@ _ROLES: dict[str, tuple[str, ...]] = {
     "test_inputs": ("test_inputs", "x_test", "X_test", "test_images"),
     "test_targets": ("test_targets", "y_test", "Y_test", "test_labels"),
 }
+
+_IDS = (torch.int16, torch.int32, torch.int64)  # dtypes of what a model looks up in a table
 
 
 def as_dataset(
@@ -161,12 +163,7 @@ def from_arrays(
     x = _inputs("inputs", inputs, said)
     if isinstance(x, Inputs) and x.whole:
         return whole_graph(x, targets, test_inputs, test_targets, name=name, classes=classes, notes=said, source=source)
-    first = x if isinstance(x, Tensor) else x.first
-    # What may have labels of its own: tokens, rows of features, or pixels behind their channels.
-    positions = [tuple(first.shape[:-1] if first.is_floating_point() else first.shape)]
-    if first.ndim > 3:
-        positions.append((len(first), *first.shape[2:]))
-    y, classes = _targets("targets", targets, classes, said, positions)
+    y, classes = _targets("targets", targets, classes, said, label_shapes(x))
     x_test = None if test_inputs is None else _inputs("test_inputs", test_inputs, [])
     y_test = None
     if test_targets is not None:
@@ -182,7 +179,7 @@ def _inputs(argument: str, value: object, notes: list[str]) -> Tensor | Inputs:
     if isinstance(value, Inputs) or (isinstance(value, Mapping | tuple) and _several(value)):
         return as_inputs(value)
     tensor = to_tensor(argument, value)
-    if tensor.ndim == 1:
+    if tensor.ndim == 1 and tensor.dtype not in _IDS:
         raise ValueError(
             f"{argument} must be (N, ...), got shape {tuple(tensor.shape)}; add an axis for the features: (N, 1)."
         )
@@ -194,7 +191,7 @@ def _inputs(argument: str, value: object, notes: list[str]) -> Tensor | Inputs:
             return tensor
         notes.append(f"{argument} converted from {tensor.dtype} to {default}, values unchanged")
         return tensor.to(default)
-    if tensor.dtype in (torch.int32, torch.int64, torch.int16):
+    if tensor.dtype in _IDS:
         notes.append(f"{argument} are integers and stay so (token ids); convert to float if they are measurements")
         return tensor.long()
     notes.append(f"{argument} converted from {tensor.dtype} to {default} without rescaling")
@@ -206,7 +203,7 @@ def _several(value: Mapping[str, Any] | tuple[Any, ...]) -> bool:
 
 
 def _targets(
-    argument: str, value: object, classes: int | None, notes: list[str], positions: list[tuple[int, ...]]
+    argument: str, value: object, classes: int | None, notes: list[str], positions: Collection[tuple[int, ...]]
 ) -> tuple[Tensor, int | None]:
     tensor = to_tensor(argument, value)
     if tensor.numel() == 0:
@@ -216,8 +213,7 @@ def _targets(
             notes.append(f"{argument} are real numbers: taken as regression")
             return _as_real(argument, tensor), None
         notes.append(f"{argument} are whole numbers 0..{int(tensor.max())} stored as floats: taken as class labels")
-    fits = any(tuple(tensor.shape) == shape[: tensor.ndim] for shape in positions)
-    several = tensor.ndim > 1 and tensor.shape[-1] > 1 and fits
+    several = tensor.ndim > 1 and tensor.shape[-1] > 1 and fits_positions(tensor.shape, positions)
     labels = _as_labels(argument, tensor, several)
     if labels.shape != tensor.shape:
         notes.append(f"{argument} of shape {tuple(tensor.shape)} taken as {tuple(labels.shape)}: one label a sample")

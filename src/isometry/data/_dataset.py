@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -53,7 +54,7 @@ class Dataset:
     def __post_init__(self) -> None:
         check_inputs("inputs", self.inputs)
         count = self._count(self.inputs, self.targets)
-        check_targets("targets", self.targets, count, self.classes, self.shape, self.graph)
+        check_targets("targets", self.targets, count, self.classes, label_shapes(self.inputs), self.graph)
         if self.classes is not None:
             known = self.targets[self.targets != IGNORED]
             if int(known.min()) == int(known.max()):
@@ -72,7 +73,8 @@ class Dataset:
                     f"{self.shape}; make them equal."
                 )
             tested = self._count(self.test_inputs, self.test_targets)
-            check_targets("test_targets", self.test_targets, tested, self.classes, self.shape, self.graph)
+            shapes = label_shapes(self.test_inputs)
+            check_targets("test_targets", self.test_targets, tested, self.classes, shapes, self.graph)
             if self.test_targets.shape[1:] != self.targets.shape[1:]:
                 raise ValueError(
                     f"test_targets have shape {tuple(self.test_targets.shape)} but targets "
@@ -124,7 +126,7 @@ def _sample_shape(inputs: Tensor | Inputs) -> tuple[int, ...]:
 
 
 def check_inputs(argument: str, value: Tensor | Inputs) -> None:
-    """Insist on samples that a model can take: (N, ...), floating point or int64, finite.
+    """Insist on samples that a model can take: (N, ...), floating point or int64, finite; ids may be (N,).
 
     Raises:
         TypeError: If the dtype is neither floating point nor int64.
@@ -133,7 +135,9 @@ def check_inputs(argument: str, value: Tensor | Inputs) -> None:
         for tensor in value.tensors():
             check_finite(argument, check_tensor(argument, tensor))
         return
-    check_tensor(argument, value, min_ndim=2)
+    check_tensor(argument, value, min_ndim=1)
+    if value.is_floating_point():
+        check_tensor(argument, value, min_ndim=2)  # an id may be one number a sample, features have an axis
     if not value.is_floating_point() and value.dtype != torch.int64:
         raise TypeError(
             f"{argument} must be floating point (or int64 for token ids), got {value.dtype}; convert with .float()."
@@ -141,8 +145,37 @@ def check_inputs(argument: str, value: Tensor | Inputs) -> None:
     check_finite(argument, value)
 
 
+def label_shapes(inputs: Tensor | Inputs) -> tuple[tuple[int, ...], ...]:
+    """List what may have labels of its own within a sample.
+
+    Returns:
+        The shapes of tokens, of rows of features, and of pixels behind their channels, of each tensor that a model
+        takes: a decoder's tokens have the labels where an encoder's have none. Without the axis of samples, each once.
+    """
+    shapes: dict[tuple[int, ...], None] = {}
+    for tensor in (inputs,) if isinstance(inputs, Tensor) else inputs.tensors():
+        shapes[tuple(tensor.shape[1:-1] if tensor.is_floating_point() else tensor.shape[1:])] = None
+        if tensor.is_floating_point():
+            shapes[tuple(tensor.shape[2:])] = None
+    return tuple(shape for shape in shapes if shape)
+
+
+def fits_positions(shape: Sequence[int], shapes: Collection[tuple[int, ...]]) -> bool:
+    """Tell whether targets of this shape are one a sample, or one for each position of ``label_shapes``.
+
+    Returns:
+        Whether the axes behind the first are the leading ones of one of the shapes.
+    """
+    return len(shape) == 1 or any(tuple(shape[1:]) == of[: len(shape) - 1] for of in shapes)
+
+
 def check_targets(
-    argument: str, value: Tensor, count: int, classes: int | None, shape: tuple[int, ...], ignored: bool = False
+    argument: str,
+    value: Tensor,
+    count: int,
+    classes: int | None,
+    shapes: Collection[tuple[int, ...]],
+    ignored: bool = False,
 ) -> None:
     """Insist on one finite target a sample (or one label a position of a sample), and on labels in range.
 
@@ -166,11 +199,11 @@ def check_targets(
         raise ValueError(f"classes must be at least 2, got {classes}; a single class cannot be learned.")
     if value.dtype != torch.int64:
         raise TypeError(f"{argument} must be int64 class labels, got {value.dtype}; convert with .long().")
-    # One for each position: of a sequence, or of an image, whose channels come first.
-    if value.ndim != 1 and tuple(value.shape[1:]) not in (shape[: value.ndim - 1], shape[1:]):
+    if not fits_positions(value.shape, shapes):
+        each = " or ".join(f"(N, {', '.join(map(str, shape))})" for shape in shapes)
         raise ValueError(
-            f"{argument} must be (N,) class labels, got shape {tuple(value.shape)}; one label a sample, or one "
-            f"for each position of samples of shape {shape}."
+            f"{argument} must be (N,) class labels, got shape {tuple(value.shape)}; pass one label a sample"
+            + (f", or one for each position: {each}." if each else ".")
         )
     known = value[value != IGNORED] if value.ndim > 1 or ignored else value
     if not known.numel():

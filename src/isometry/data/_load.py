@@ -168,7 +168,7 @@ def _from_callable(reference: str, classes: int | None) -> Dataset:
     if callable(target) and not isinstance(target, data_types):
         try:
             target = target()
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a script's main() may end with sys.exit()
             raise BadReferenceError(f"DATA: {reference} raised when called:\n{short_traceback(error)}") from error
     if isinstance(target, str):
         raise BadReferenceError(

@@ -27,6 +27,7 @@ def load_npz(path: Path, *, classes: int | None = None) -> Dataset:
 
     Raises:
         ValueError: If the file is damaged, holds Python objects, or its arrays' names are unclear.
+        OSError: If it cannot be opened.
     """
     arrays: dict[str, np.ndarray] = {}
     argument = f"DATA {str(path)!r}"
@@ -39,6 +40,8 @@ def load_npz(path: Path, *, classes: int | None = None) -> Dataset:
                 with archive.open(member) as stream:
                     arrays[member.removesuffix(".npy")] = _array(stream, f"{argument}: array {member!r}")
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, and no damage
+            raise OSError(f"{argument} cannot be opened: {error.strerror}; mend that, or give another file.") from error
         raise ValueError(f"{argument} is not a readable .npz file ({error}); save it with numpy.savez.") from error
     return from_mapping(arrays, name=path.name, classes=classes, source=str(path), argument=argument)
 

@@ -77,7 +77,9 @@ def calibrate(
                 module.num_batches_tracked.zero_()
     for row in ledger.table.matrices:
         if not seen.intersection(row.names) and row.name in ledger.rows:
-            ledger.scaled(row.name, 1.0, "not used in the forward pass on this batch", action="set")
+            lost = "stacked matrices, whose inputs are not followed"
+            why = lost if row.axes.batch else "not used in the forward pass on this batch"
+            ledger.scaled(row.name, 1.0, why, action="set")
     if statistics:
         ledger.note("running statistics of batch normalization were set to those of the batch")
     return work.targets

@@ -6,6 +6,7 @@ Reference models start with PyTorch's own default initialization: that is the ca
 from isometry.linalg import ConvCase, ConvExistence, conv_case, orthogonal_convolution_exists
 from isometry.nn._activations import Elementwise, activation_module, activation_names
 from isometry.nn._convolutional import convolutional
+from isometry.nn._gpt import GPT, CausalAttention
 from isometry.nn._orthogonal_convolution import orthogonal_convolution_penalty
 from isometry.nn._orthogonality import OrthogonalityRegularizer, orthogonality_penalty
 from isometry.nn._penalty_plan import PenaltyKind, PenaltyRow
@@ -53,6 +54,8 @@ __all__ = [
     "RateNetwork",
     "Attention",
     "Transformer",
+    "CausalAttention",
+    "GPT",
     # penalties that draw weights towards orthogonality
     "orthogonality_penalty",
     "OrthogonalityRegularizer",

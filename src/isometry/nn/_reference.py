@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from types import MappingProxyType
 
 import torch
@@ -9,6 +11,7 @@ from torch import nn
 
 from isometry._base import base_seed, preserved_rng
 from isometry.nn._convolutional import convolutional
+from isometry.nn._gpt import gpt
 from isometry.nn._perceptron import perceptron
 from isometry.nn._recurrent import gru_network, lstm_network, rnn_network
 from isometry.nn._residual import residual_network
@@ -96,6 +99,18 @@ REFERENCE_MODELS = MappingProxyType(
             },
             transformer,
         ),
+        "gpt": ModelKind(
+            "a small causal language model on tokens, which scores the next token at every position",
+            {
+                "depth": _count(2, "blocks"),
+                "width": _count(64, "features per token"),
+                "heads": _count(4, "attention heads"),
+                "activation": Option("gelu", "elementwise activation"),
+                "norm": Option("pre", "place of the normalization", choices=("pre", "post", "none")),
+                "tied": Option(False, "head and embedding share their weight"),
+            },
+            gpt,
+        ),
     }
 )
 
@@ -107,8 +122,8 @@ def reference_model(
 
     Args:
         spec: ``kind`` or ``kind:option=value,...``, as in ``mlp:depth=100,width=100,activation=tanh``; the kinds and
-            their options are listed in ``REFERENCE_MODELS``. ``depth`` counts hidden layers (blocks for ``resnet``
-            and ``transformer``).
+            their options are listed in ``REFERENCE_MODELS``. ``depth`` counts hidden layers (blocks for ``resnet``,
+            ``transformer`` and ``gpt``).
         in_shape: Shape of one input, without the batch.
         classes: Number of outputs.
         generator: Source of the seed; without one torch's global generator is used.
@@ -131,11 +146,35 @@ def reference_model(
     shape = check_shape(in_shape)
     if isinstance(classes, bool) or not isinstance(classes, int) or classes < 1:
         raise ValueError(f"classes must be a whole number >= 1, got {classes!r}.")
-    if generator is None:
-        return kind.build(shape, classes, **options)
-    with preserved_rng():
-        torch.manual_seed(base_seed(generator))
-        return kind.build(shape, classes, **options)
+    with _in_memory(spec):
+        if generator is None:
+            return kind.build(shape, classes, **options)
+        with preserved_rng():
+            torch.manual_seed(base_seed(generator))
+            return kind.build(shape, classes, **options)
+
+
+_TOO_LARGE = ("can't allocate memory", "not enough memory", "out of memory", "overflow")  # in torch's words
+
+
+@contextlib.contextmanager
+def _in_memory(spec: str) -> Iterator[None]:
+    """Build a model, or say that it is too large.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: If there is not enough memory.
+        RuntimeError: What else torch turns down.
+        TypeError: Likewise.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        if not any(words in str(error).lower() for words in _TOO_LARGE):
+            raise
+        raise ValueError(f"{spec!r} is larger than this machine's memory; take smaller layers, or fewer.") from error
 
 
 def check_shape(in_shape: tuple[int, ...]) -> tuple[int, ...]:

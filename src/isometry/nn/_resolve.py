@@ -52,7 +52,7 @@ def resolve_model(reference: Reference, *, in_shape: tuple[int, ...], classes: i
     """
     if isinstance(reference, nn.Module):
         return reference
-    shape = check_shape(in_shape)
+    shape = tuple(int(size) for size in in_shape)  # users' models may take one number a sample, such as an id: ()
     if not isinstance(reference, str):
         if not callable(reference):
             raise TypeError(
@@ -62,7 +62,7 @@ def resolve_model(reference: Reference, *, in_shape: tuple[int, ...], classes: i
         return _made(reference, getattr(reference, "__qualname__", repr(reference)), shape, classes)
     for prefix, library in ((PREFIX, transformers_model), (TIMM, timm_model)):
         if reference.startswith(prefix):
-            return library(reference, in_shape=shape, classes=classes)
+            return library(reference, in_shape=check_shape(shape), classes=classes)
     source, colon, _ = reference.rpartition(":")
     if reference.partition(":")[0].strip() in REFERENCE_MODELS:
         return reference_model(reference, in_shape=shape, classes=classes)
@@ -113,7 +113,7 @@ def _made(target: Any, name: str, in_shape: tuple[int, ...], classes: int) -> nn
     keywords = _keywords(target, name, {"in_shape": in_shape, "classes": classes})
     try:
         made = target(**keywords)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's main() may end with sys.exit()
         raise BadReferenceError(f"MODEL {name} raised when it was called:\n{_users_traceback(error)}") from error
     if isinstance(made, type) and issubclass(made, nn.Module):
         raise BadReferenceError(f"MODEL {name} returned the class {made.__name__}; return an instance of it.")

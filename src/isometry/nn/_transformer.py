@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -46,15 +47,23 @@ class Block(nn.Module):
         heads: Number of heads.
         activation: Name of the perceptron's activation.
         norm: "pre" normalizes the branches' inputs, "post" the sums, "none" nothing.
+        attention: Makes the attention of a width and a number of heads.
     """
 
-    def __init__(self, width: int, heads: int, activation: str, norm: str) -> None:
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        activation: str,
+        norm: str,
+        attention: Callable[[int, int], nn.Module] = Attention,
+    ) -> None:
         super().__init__()
         self.norm = norm
         if norm != "none":
             self.norm1 = nn.LayerNorm(width)
             self.norm2 = nn.LayerNorm(width)
-        self.attention = Attention(width, heads)
+        self.attention = attention(width, heads)
         self.mlp = nn.Sequential(
             OrderedDict[str, nn.Module](
                 linear1=nn.Linear(width, 4 * width),

@@ -67,11 +67,15 @@ def transformers_model(reference: str, *, in_shape: tuple[int, ...], classes: in
     head = options.pop("head", None)
     if head is not None and head not in _HEADS:
         raise BadReferenceError(f"MODEL {reference!r}: {unknown_name('head', head, _HEADS)}")
+    if not target.strip():  # as a path it would be the current folder
+        raise BadReferenceError(
+            f"MODEL {reference!r} names no model; write transformers:gpt2, say, or transformers:FOLDER."
+        )
     folder = Path(target).expanduser()
     try:
         if folder.is_dir():
             return _noted(_read(library, folder, head, options), reference)
-        if "/" in target or target in ("", ".", ".."):
+        if "/" in target or target in (".", ".."):
             raise BadReferenceError(
                 f"MODEL {reference!r}: there is no folder {target!r} (nothing is downloaded); save the model there "
                 "with save_pretrained, or name an architecture, such as transformers:gpt2."
@@ -85,8 +89,18 @@ def transformers_model(reference: str, *, in_shape: tuple[int, ...], classes: in
             raise BadReferenceError(
                 f"MODEL {reference!r}: {str(damaged)!r} is damaged ({error}); copy or save the weights again."
             ) from error
-        first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-        raise BadReferenceError(f"MODEL {reference!r}: {type(error).__name__}: {first}") from error
+        raise BadReferenceError(f"MODEL {reference!r}: {type(error).__name__}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Give an error's first line, with the next ones where it ends at a colon and leaves the reason to them.
+
+    Returns:
+        One line.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    last = next((i for i, line in enumerate(lines) if not line.endswith(":")), len(lines) - 1)
+    return " ".join(lines[: last + 1]) or "no message"
 
 
 def _damaged(folder: Path) -> Path | None:
@@ -185,6 +199,12 @@ def _random(
     if strangers:
         fields = [k for k in blank.to_dict() if not k.startswith("_")]
         raise BadReferenceError(f"MODEL {PREFIX}{name}: {unknown_name('configuration field', strangers[0], fields)}")
+    if getattr(blank, "is_encoder_decoder", False) and word != "causal-lm":
+        raise BadReferenceError(
+            f"MODEL {PREFIX}{name} has an encoder and a decoder, each with an input of its own, which data of one "
+            "input cannot feed; build it in a file (path/to/file.py:build) and give data with both, {'input_ids': ..., "
+            "'decoder_input_ids': ...}."
+        )
     wanted = {**_from_data(blank, word, in_shape, classes), **options}
     return _quiet(_auto(library, word).from_config(library.AutoConfig.for_model(name, **wanted)))
 
@@ -243,7 +263,7 @@ def default_data(reference: str) -> str:
         return "digits"
     library, target = _library(), reference.removeprefix(PREFIX).partition(",")[0]
     folder = Path(target).expanduser()
-    if folder.is_dir():
+    if target.strip() and folder.is_dir():
         gguf = read_options(reference.partition(",")[2].split(","), reference) if "gguf_file=" in reference else {}
         if gguf:
             return "shakespeare"
