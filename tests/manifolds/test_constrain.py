@@ -289,6 +289,8 @@ LOW = torch.ones(6, 6)
         (model_with, {"manifold": Stiefel}, TypeError, "manifold must be a name or a Manifold"),
         (model_with, {"scale": "learnt"}, ValueError, "unknown scale 'learnt'; did you mean 'learned'"),
         (model_with, {"scale": 0.0}, ValueError, "scale must be a finite number > 0"),
+        (model_with, {"scale": 1e-40}, ValueError, "scale is 1e-40, but .*weight, which is float32, can be scaled to"),
+        (model_with, {"scale": 1e39}, ValueError, r"scale is 1e\+39, but .*can be scaled to 1.2e-38 to 3.4e\+38 only"),
         (model_with, {"scale": True}, TypeError, "scale must be a number"),
         (
             lambda: nn.Linear(4, 3),

@@ -1,4 +1,9 @@
-"""The table that every optimizer of the room meets: a new one joins by one line in OPTIMIZERS."""
+"""The table that every optimizer of the room meets: a new one joins by one line in OPTIMIZERS.
+
+Its line says how it is made, and at which learning rate it does the problems below. Methods for hidden matrices are
+made by ``hidden``, which gives the vectors to AdamW; steps that do not shrink with the gradient need
+``constant_step``.
+"""
 
 from __future__ import annotations
 
@@ -9,28 +14,113 @@ import torch
 from torch import nn
 
 from isometry import manifolds
-from isometry.optim import RiemannianAdam, RiemannianSGD
+from isometry.optim import (
+    SGDP,
+    AdamP,
+    AuON,
+    ClippedSGD,
+    DCTAdamW,
+    Dion,
+    GeneralizedSignSGD,
+    HybridAuON,
+    Muon,
+    NormalizedSGD,
+    NorMuon,
+    RiemannianAdam,
+    RiemannianSGD,
+    Trion,
+)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An optimizer with options that suit the problems below."""
+    """An optimizer with options that suit the problems below.
+
+    Attributes:
+        name: Of the test.
+        make: Makes it of parameters (or pairs of names and parameters), a learning rate and options.
+        lr: The learning rate.
+        constant_step: Whether its steps keep their length as the gradient shrinks: the rate is lowered then.
+        steep: By what the rate is multiplied in the Rosenbrock valley.
+        coupled: Whether a parameter's step depends on the other parameters' gradients.
+    """
 
     name: str
     make: Callable[..., torch.optim.Optimizer]
     lr: float
+    constant_step: bool = False
+    steep: float = 1.0
+    coupled: bool = False
 
+    @property
+    def manifolds(self):
+        return self.name.startswith("Riemannian")
+
+
+def hidden(optimizer, **fixed):
+    """Make an optimizer for hidden matrices of any parameters: kernels are matrices, the rest goes to AdamW."""
+
+    def make(params, lr, **options):
+        items = list(params)
+        named = isinstance(items[0], tuple)
+        matrices = [i for i in items if (i[1] if named else i).ndim > 1]
+        rest = [i for i in items if (i[1] if named else i).ndim < 2]
+        spare = nn.Parameter(torch.zeros(2, 2))  # has no gradient; some optimizers below have no matrix to move
+        groups = [{"params": matrices or [("spare", spare) if named else spare], "layout": "conv"}]
+        if rest:
+            groups.append({"params": rest, "rule": "adamw", "lr": lr})
+        return optimizer(groups, lr, **fixed, **options)
+
+    return make
+
+
+FLOAT32 = {"compute_dtype": "float32"}  # so that stacks give the same numbers as single matrices
 
 OPTIMIZERS = [
-    Entry("RiemannianSGD", RiemannianSGD, 0.3),
-    Entry("RiemannianSGD, momentum", lambda p, lr, **o: RiemannianSGD(p, lr, momentum=0.9, **o), 0.03),
-    Entry("RiemannianSGD, nesterov", lambda p, lr, **o: RiemannianSGD(p, lr, momentum=0.9, nesterov=True, **o), 0.03),
+    Entry("RiemannianSGD", RiemannianSGD, 0.3, steep=0.003),
+    Entry("RiemannianSGD, momentum", lambda p, lr, **o: RiemannianSGD(p, lr, momentum=0.9, **o), 0.03, steep=0.003),
+    Entry(
+        "RiemannianSGD, nesterov",
+        lambda p, lr, **o: RiemannianSGD(p, lr, momentum=0.9, nesterov=True, **o),
+        0.03,
+        steep=0.003,
+    ),
     Entry("RiemannianAdam", RiemannianAdam, 0.05),
     Entry(
         "RiemannianAdam, columns, amsgrad",
         lambda p, lr, **o: RiemannianAdam(p, lr, amsgrad=True, second_moment="per-column", **o),
         0.05,
     ),
+    Entry("AdamP", AdamP, 0.05),
+    Entry("AdamP, nesterov", lambda p, lr, **o: AdamP(p, lr, nesterov=True, **o), 0.05),
+    Entry("SGDP", lambda p, lr, **o: SGDP(p, lr, momentum=0.9, **o), 0.03, steep=0.003),
+    Entry(
+        "GeneralizedSignSGD",
+        lambda p, lr, **o: GeneralizedSignSGD(p, lr, betas=(0.9, 0.8), **o),
+        0.03,
+        constant_step=True,
+    ),
+    Entry("SignSGD", lambda p, lr, **o: GeneralizedSignSGD(p, lr, betas=(0.9, 0.0), **o), 0.05, constant_step=True),
+    Entry(
+        "GeneralizedSignSGD, corrected",
+        lambda p, lr, **o: GeneralizedSignSGD(p, lr, betas=(0.9, 0.8), bias_correction=True, **o),
+        0.03,
+        constant_step=True,
+    ),
+    Entry(
+        "ClippedSGD", lambda p, lr, **o: ClippedSGD(p, lr, clip=0.5, momentum=0.9, **o), 0.03, steep=0.003, coupled=True
+    ),
+    Entry("NormalizedSGD", lambda p, lr, **o: NormalizedSGD(p, lr, momentum=0.9, **o), 0.05, True, coupled=True),
+    Entry("Muon", hidden(Muon, **FLOAT32), 0.05, constant_step=True),
+    Entry("Muon, accurate", hidden(Muon, polar="accurate", nesterov=False, **FLOAT32), 0.05, constant_step=True),
+    Entry("NorMuon", hidden(NorMuon, **FLOAT32), 0.05, constant_step=True),
+    Entry("NorMuon, rms_match", hidden(NorMuon, norm="rms_match", **FLOAT32), 0.3, constant_step=True),
+    Entry("AuON", hidden(AuON), 0.05, constant_step=True),
+    Entry("AuON, released", hidden(AuON, variant="released"), 0.5, steep=0.003),
+    Entry("HybridAuON", hidden(HybridAuON, **FLOAT32), 0.05, constant_step=True),
+    Entry("DCTAdamW", hidden(DCTAdamW, rank=0.5, weight_decay=0.0), 0.05),
+    Entry("Trion", hidden(Trion, rank=0.5, weight_decay=0.0, **FLOAT32), 0.05, constant_step=True),
+    Entry("Dion", hidden(Dion, rank=0.5, weight_decay=0.0), 0.05, constant_step=True),
 ]
 
 
@@ -47,7 +137,7 @@ class Mixed(nn.Module):
         self.twin = nn.Linear(6, 6)
         self.tall = nn.Linear(6, 9)
         self.wide = nn.Linear(9, 4)
-        self.conv = nn.Conv1d(1, 3, 2, bias=False)
+        self.conv = nn.Conv2d(1, 3, (1, 2), bias=False)
         self.column = nn.Linear(1, 5, bias=False)
         self.gain = nn.Parameter(torch.tensor(1.0))
         self.frozen = nn.Linear(3, 3)
@@ -56,7 +146,7 @@ class Mixed(nn.Module):
     def forward(self, x):
         h = torch.tanh(self.twin(torch.tanh(self.square(x))))
         h = self.wide(torch.tanh(self.tall(h)))
-        h = self.conv(h[:, None]).mean(1)
+        h = self.conv(h[:, None, None]).mean((1, 2))
         return self.frozen(h) * self.gain + self.column(h.mean(1, keepdim=True)).mean(1, keepdim=True)
 
 
@@ -94,6 +184,9 @@ def train(model, optimizer, steps, scheduler=None):
             scheduler.step()
         losses.append(loss.item())
     return losses
+
+
+CASES = [(entry, c) for entry in OPTIMIZERS for c in (CONSTRAINTS if entry.manifolds else ["free"])]
 
 
 def flat(model):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from isometry import manifolds
-from isometry.optim import Optimizer, RiemannianAdam, RiemannianSGD
+from isometry.optim import Muon, NorMuon, Optimizer, RiemannianAdam, RiemannianSGD
 from isometry.optim import _base as base
 from tests.optim.problems import batch, flat, mixed, train
 
@@ -149,6 +149,18 @@ def test_state_keeps_its_dtype_through_a_state_dict():
             assert torch.equal(other.state[p][name], value)
             assert other.state[p][name].dtype == torch.float32
     assert other.param_groups[0]["lr"] == 0.01
+
+
+def test_a_state_can_be_loaded_twice():
+    """As the accelerate library does: torch adds an option to the defaults when a state is loaded."""
+    p = nn.Parameter(torch.ones(3, 2))
+    optimizer = RiemannianSGD([p], lr=0.1, momentum=0.9)
+    saved = optimizer.state_dict()
+    optimizer.load_state_dict(saved)
+    optimizer.load_state_dict(saved)
+    p.grad = torch.ones(3, 2)
+    optimizer.step()
+    assert torch.allclose(p, torch.full((3, 2), 0.9))
 
 
 def test_a_master_follows_what_others_write():
@@ -295,3 +307,14 @@ def test_what_knows_manifolds_says_so_and_the_base_does_not():
     assert RiemannianSGD.manifold_aware
     assert RiemannianAdam.manifold_aware
     assert not Optimizer.manifold_aware
+
+
+def test_a_model_is_no_list_of_parameters():
+    with pytest.raises(TypeError, match=r"params must be parameters, got a Linear; pass its named_parameters\(\)"):
+        Muon(nn.Linear(2, 2))
+
+
+def test_the_state_of_another_method_for_matrices_is_told_by_its_options():
+    parameters = [nn.Parameter(torch.ones(2, 2))]
+    with pytest.raises(ValueError, match="state_dict is not one of Muon: its group 0 has beta2, norm;"):
+        Muon(parameters).load_state_dict(NorMuon(parameters).state_dict())

@@ -157,7 +157,11 @@ def _plan(model: nn.Module, row: ParameterRow, manifold: Manifold, kind: ScaleKi
     )
     known = _known(constraint)
     matrices = constraint.matrix(weight.to(working_dtype(weight.dtype)))
-    s = float(constraint.measured_scale(weight.double())) if number is None else number
+    s = (
+        float(constraint.measured_scale(weight.double()))
+        if number is None
+        else _representable(number, weight, row.name)
+    )
     point: Tensor | None = None
     try:
         before = after = constraint.manifold.check(matrices / (s or 1.0)).frobenius
@@ -173,6 +177,26 @@ def _plan(model: nn.Module, row: ParameterRow, manifold: Manifold, kind: ScaleKi
     )
     kept = None if kind == "learned" else s
     return _Plan(known or constraint, known is None, kept, s, point, done)
+
+
+def _representable(number: float, weight: Tensor, name: str) -> float:
+    """Insist on a scale that the weight's dtype can hold, and by which the weight can be divided.
+
+    Returns:
+        The scale.
+
+    Raises:
+        ValueError: If it is too small or too large.
+    """
+    info = torch.finfo(weight.dtype)
+    least = max(info.tiny, 2 * float(weight.abs().max()) / torch.finfo(working_dtype(weight.dtype)).max)
+    if not least <= number <= info.max:
+        dtype = str(weight.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"scale is {number:g}, but {name}, which is {dtype}, can be scaled to {least:.2g} to {info.max:.2g} only; "
+            'give a scale in between, or scale="fixed" to keep the weight\'s own.'
+        )
+    return number
 
 
 def _known(wanted: Constraint) -> Constraint | None:

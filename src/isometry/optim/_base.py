@@ -15,6 +15,7 @@ A method supplies rules (``Rule``): pure functions of stacks. It does not overri
 from __future__ import annotations
 
 import math
+import sys
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, TypeAlias
@@ -26,8 +27,10 @@ from torch._compile import _disable_dynamo
 from isometry.manifolds._warn import listed, warn_user
 from isometry.optim._batch import Batch
 from isometry.optim._gradients import check_gradients
+from isometry.optim._intake import check_group, check_parameter, check_source
 from isometry.optim._polar_step import RotationError
 from isometry.optim._rule import MASTER, Member, Rule
+from isometry.optim._saved import check_held, check_saved
 from isometry.optim._sharded import is_sharded, local
 
 __all__ = ["Optimizer", "ParameterSource", "check_betas", "check_choice", "check_number", "check_switch"]
@@ -37,6 +40,7 @@ ParameterSource: TypeAlias = Iterable[Tensor] | Iterable[dict[str, Any]] | Itera
 # Stacks are made of parts of about this many bytes, so that a step needs no more than a few of them at once.
 STACK_BYTES = {"cpu": 32 << 20}
 STACK_BYTES_ELSEWHERE = 256 << 20
+CACHED_BYTES = 1 << 20  # the unit of Rule.cached
 
 
 class Optimizer(torch.optim.Optimizer):
@@ -51,6 +55,7 @@ class Optimizer(torch.optim.Optimizer):
     _signature: object = None
 
     def __init__(self, params: ParameterSource, defaults: dict[str, Any]) -> None:
+        check_source(params)
         super().__init__(params, defaults)
 
     # -- what a method supplies ----------------------------------------------------------------------------------------
@@ -101,6 +106,18 @@ class Optimizer(torch.optim.Optimizer):
         """
         return None
 
+    def _about_all(self, batches: Sequence[Batch]) -> dict[str, Any]:
+        """Give what formulas need to know about all parameters at once, such as a norm; it is added to their options.
+
+        Args:
+            batches: All parameters that move in this step.
+
+        Returns:
+            Names that no option has.
+        """
+        del batches
+        return {}
+
     # -- the step ------------------------------------------------------------------------------------------------------
 
     @_disable_dynamo
@@ -122,26 +139,37 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self._check_rates()
         batches = self._current_batches()
         check_gradients([member for batch in batches for member in batch.members])
+        shared = self._about_all(batches)
         # What may be refused is computed as a whole before any of it is written.
-        computed = [(batch, self._compute(batch)) for batch in batches if batch.rule.refuses]
+        computed = [(batch, self._compute(batch, shared)) for batch in batches if batch.rule.refuses]
         for batch, result in computed:
             batch.commit(*result)
         computed.clear()
         for batch in batches:
             if not batch.rule.refuses:
-                batch.commit(*self._compute(batch))
+                batch.commit(*self._compute(batch, shared))
         return loss
 
-    def _compute(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _compute(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         try:
-            return batch.compute(self._options(batch.group))
+            return batch.compute(self._options(batch.group) | shared)
         except RotationError as error:
             raise RotationError(  # of this type still: it tells a step that is too long from other refusals
                 f"{error} for {listed([member.name for member in batch.members])}: the gradient or learning rate is "
                 "too large for the dtype; lower the learning rate or clip the gradients. No parameter was changed."
             ) from None
+
+    def _check_rates(self) -> None:
+        # Constructors refuse such a rate, but schedules and users write into groups.
+        for index, group in enumerate(self.param_groups):
+            if not 0 <= float(group["lr"]) < math.inf:
+                raise ValueError(
+                    f"lr of group {index} has become {float(group['lr'])}; no parameter was changed. Look at the "
+                    "schedule, or set a finite number >= 0."
+                )
 
     def _options(self, index: int) -> dict[str, Any]:
         # A learning rate may be a tensor; formulas decide by its size, so it is read once.
@@ -185,7 +213,7 @@ class Optimizer(torch.optim.Optimizer):
         restarted: dict[tuple[str, ...], list[str]] = {}
         for index, group in enumerate(self.param_groups):
             for position, parameter in enumerate(group["params"]):
-                if parameter.grad is None:
+                if parameter.grad is None or not parameter.numel():
                     continue
                 rule, tie = self._rule(parameter, group)
                 member = Member(parameter, self._name(index, position), tie)
@@ -215,22 +243,25 @@ class Optimizer(torch.optim.Optimizer):
         return [
             Batch(rules[key][0], part, rules[key][1], [self.state[m.parameter] for m in part])
             for key, found in members.items()
-            for part in self._parts(found)
+            for part in self._parts(found, rules[key][0])
         ]
 
-    def _parts(self, members: list[Member]) -> Iterable[list[Member]]:
+    def _parts(self, members: list[Member], rule: Rule) -> Iterable[list[Member]]:
         first = members[0].parameter
         limit = STACK_BYTES.get(first.device.type, STACK_BYTES_ELSEWHERE)
+        if rule.cached is not None and first.device.type == "cpu":
+            limit = min(limit, rule.cached * CACHED_BYTES)
         count = max(1, limit // max(1, 4 * first.numel()))
         for begin in range(0, len(members), count):
             yield members[begin : begin + count]
 
-    def _name(self, index: int, position: int) -> str:
+    def _name(self, index: int, position: int, *, shape: bool = True) -> str:
         group = self.param_groups[index]
         names = group.get("param_names")
         if names is not None:
             return f"parameter {names[position]!r}"
-        return f"parameter {position} of group {index} (shape {tuple(group['params'][position].shape)})"
+        shown = f" (shape {tuple(group['params'][position].shape)})" if shape else ""
+        return f"parameter {position} of group {index}{shown}"
 
     # -- groups and state ----------------------------------------------------------------------------------------------
 
@@ -241,19 +272,16 @@ class Optimizer(torch.optim.Optimizer):
             param_group: ``{"params": ..., option: value, ...}``.
 
         Raises:
-            TypeError: If a parameter is not real floating point.
-            ValueError: If an option makes no sense.
+            TypeError: If the group is none, or a parameter is not real floating point.
+            ValueError: If an option makes no sense, or looks like another one's misspelt name; if a parameter is not
+                initialized yet.
         """
+        check_group(param_group, self.defaults)
         super().add_param_group(param_group)
         added = self.param_groups[-1]
         try:
             for position, parameter in enumerate(added["params"]):
-                if not parameter.is_floating_point():
-                    name = self._name(len(self.param_groups) - 1, position)
-                    raise TypeError(
-                        f"{name} has dtype {parameter.dtype}, but the steps are made of real numbers; pass real "
-                        "floating-point parameters only (torch.view_as_real shows a complex one as such)."
-                    )
+                check_parameter(parameter, self._name(len(self.param_groups) - 1, position, shape=False))
             self._check_options(added)
             self._check_parameters(len(self.param_groups) - 1)
         except (TypeError, ValueError):
@@ -268,17 +296,14 @@ class Optimizer(torch.optim.Optimizer):
             state_dict: The saved state.
 
         Raises:
-            ValueError: If it is another optimizer's, or an option in it is out of its range; nothing has changed then.
-            TypeError: If an option in it is of a wrong type.
+            ValueError: If it is another optimizer's or another model's, if a part of it is missing or holds NaN, or an
+                option in it is out of its range; nothing has changed then.
+            TypeError: If it is no state, or an option in it is of a wrong type.
         """
-        for index, group in enumerate(state_dict["param_groups"]):
-            missing = [name for name in self.defaults if name not in group]
-            if missing:
-                raise ValueError(
-                    f"state_dict is not one of {type(self).__name__}: its group {index} lacks {', '.join(missing)}; "
-                    f"load what {type(self).__name__}.state_dict() gave, or begin with a new optimizer."
-                )
+        check_saved(state_dict, self.defaults, self.param_groups, type(self).__name__)
+        for group in state_dict["param_groups"]:
             self._check_options(group)
+        before = {"state": self.state, "param_groups": self.param_groups}
         super().load_state_dict(state_dict)
         self._batches = None
         # torch casts state to the parameter's dtype, which would round the float32 state of a bfloat16 parameter.
@@ -288,6 +313,32 @@ class Optimizer(torch.optim.Optimizer):
             for name, value in state_dict["state"].get(number, {}).items():
                 if isinstance(value, Tensor) and name != "step":
                     self.state[parameter][name] = value.to(device=parameter.device, copy=True)
+        try:
+            self._check_state()
+        except ValueError:
+            self.__setstate__(before)
+            raise
+
+    def _check_state(self) -> None:
+        for index, group in enumerate(self.param_groups):
+            for position, parameter in enumerate(group["params"]):
+                if self.state.get(parameter):
+                    rule, _ = self._rule(parameter, group)
+                    check_held(rule, parameter, self.state[parameter], self._name(index, position))
+
+    def state_bytes(self) -> dict[str, int]:
+        """Count the memory that the state takes on this process; parameters have a state from their first step on.
+
+        Returns:
+            Bytes by the name of the state, summed over the parameters.
+        """
+        counted: dict[str, int] = {}
+        for state in self.state.values():
+            for name, value in state.items():
+                if isinstance(value, Tensor):
+                    held = local(value)
+                    counted[name] = counted.get(name, 0) + held.numel() * held.element_size()
+        return counted
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -337,6 +388,8 @@ def check_number(argument: str, value: Any, *, below: float = math.inf, optional
         value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{argument} must be a number, got {type(value).__name__}; pass a float.")
+    if isinstance(value, int) and value > sys.float_info.max:
+        raise ValueError(f"{argument} must be a finite number, got an integer beyond the range of floats.")
     if not (math.isfinite(value) and 0 <= value < below):
         wanted = "a finite number >= 0" if below == math.inf else f"at least 0 and below {below:g}"
         raise ValueError(f"{argument} must be {wanted}, got {value}.")

@@ -6,7 +6,7 @@ so that nothing is gathered in the next step.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -72,7 +72,23 @@ class Batch:
             self._versions = None
             return self._update(options)
 
+    def look(self, function: Callable[[Rule, Tensor, Tensor, State, Options], Tensor], options: Options) -> Tensor:
+        """Compute something of what the next step will be made of, such as a norm; nothing is written.
+
+        Args:
+            function: Gets the rule, and the values, gradients and state that its ``update`` gets.
+            options: The group's options.
+
+        Returns:
+            What the function gives.
+        """
+        return function(self.rule, *self._inputs(options), options)
+
     def _update(self, options: Options) -> tuple[Tensor, State]:
+        value, gradient, state = self._inputs(options)
+        return self.rule.update(value, gradient, state, self.progress + 1, options, self.context)
+
+    def _inputs(self, options: Options) -> tuple[Tensor, Tensor, State]:
         value = self._values()
         gradients = [self.rule.read(m, m.parameter.grad) for m in self.members if m.parameter.grad is not None]
         gradient = _joined(gradients).to(self.dtype)
@@ -82,8 +98,7 @@ class Batch:
             gradient = gradient.clone()  # else it is a copy already
         if self.rule.consumes and (len(self.members) == 1 or value is self.stacks.get(MASTER)):
             value = value.clone()
-        state = {name: stack for name, stack in self.stacks.items() if name != MASTER}
-        return self.rule.update(value, gradient, state, self.progress + 1, options, self.context)
+        return value, gradient, {name: stack for name, stack in self.stacks.items() if name != MASTER}
 
     def commit(self, value: Tensor, state: State) -> None:
         """Write a computed step.

@@ -12,12 +12,14 @@ References:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from isometry.optim._rule import Elementwise, Options, State
+from isometry.optim._update_size import UNBOUNDED, UpdateSize, adamw_size
 
 __all__ = ["ElementwiseAdam", "ElementwiseSGD", "adam_ratio", "momentum_direction"]
 
@@ -71,6 +73,10 @@ class ElementwiseSGD(Elementwise):
         del members
         return {"momentum_buffer": torch.zeros_like(value)} if self.momentum else {}
 
+    def update_size(self, shape: Sequence[int], options: Options) -> UpdateSize:
+        del shape, options
+        return UNBOUNDED
+
     def update(
         self, value: Tensor, gradient: Tensor, state: State, step: int, options: Options, context: State
     ) -> tuple[Tensor, State]:
@@ -101,6 +107,10 @@ class ElementwiseAdam(Elementwise):
     def begin(self, value: Tensor, members: int) -> State:
         del members
         return {name: torch.zeros_like(value) for name in self.names()}
+
+    def update_size(self, shape: Sequence[int], options: Options) -> UpdateSize:
+        del shape, options
+        return adamw_size()
 
     def update(
         self, value: Tensor, gradient: Tensor, state: State, step: int, options: Options, context: State

@@ -23,7 +23,8 @@ def check_gradients(members: Sequence[Member]) -> None:
         members: Parameters that have gradients.
 
     Raises:
-        ValueError: If a gradient is sparse, or holds a non-finite value; the message names the first such parameter.
+        ValueError: If a gradient is sparse, without values (meta), or holds a non-finite value; the message names the
+            first such parameter.
     """
     for member in members:
         gradient = member.parameter.grad
@@ -31,6 +32,11 @@ def check_gradients(members: Sequence[Member]) -> None:
             raise ValueError(
                 f"{member.name} has a sparse gradient (layout {gradient.layout}), which this optimizer cannot take; "
                 "pass sparse=False to the embedding, or give the parameter to torch.optim.SparseAdam."
+            )
+        if gradient is not None and gradient.is_meta:
+            raise ValueError(
+                f"{member.name} is on the meta device and has no values to move; make it real "
+                "(module.to_empty(device=...), then initialize it) before the first step."
             )
     gradients = [local(member.parameter.grad) for member in members if member.parameter.grad is not None]
     if not gradients:

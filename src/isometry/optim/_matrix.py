@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -18,10 +18,13 @@ from torch import Tensor
 from isometry._base import unknown_name
 from isometry.optim._base import Optimizer, ParameterSource, check_betas, check_choice, check_number, check_switch
 from isometry.optim._elementwise import ElementwiseAdam
+from isometry.optim._orthogonal_step import fix_dtype
 from isometry.optim._rule import Member, Options, Rule, Shaped, State
+from isometry.optim._saved import check_saved
 from isometry.optim._shards import Shards, shards_of
 from isometry.roles import Axes
 from isometry.roles._modules import conventional_axes
+from isometry.roles._verdicts import matrix_sizes
 
 __all__ = ["ADAMW", "Layout", "MatrixOptimizer", "MatrixRule"]
 
@@ -88,7 +91,7 @@ class MatrixOptimizer(Optimizer):
         Args:
             param_group: ``{"params": ..., "rule": "matrix" or "adamw", option: value, ...}``.
         """
-        if param_group.get("rule") == "adamw":
+        if isinstance(param_group, Mapping) and param_group.get("rule") == "adamw":
             param_group = {**self._adamw, **param_group}
         super().add_param_group(param_group)
 
@@ -114,6 +117,7 @@ class MatrixOptimizer(Optimizer):
                 "them, or leave routes out."
             )
         if group["rule"] == "matrix":
+            fix_dtype(group)
             for position in range(len(group["params"])):
                 self._axes(index, position)
 
@@ -125,7 +129,7 @@ class MatrixOptimizer(Optimizer):
         ndim = parameter.ndim
         if ndim == 2:
             return conventional_axes(2)
-        name, shape = self._name(index, position), tuple(parameter.shape)
+        name, shape = self._name(index, position, shape=False), tuple(parameter.shape)
         if ndim < 2:
             raise ValueError(
                 f"{name} has shape {shape} and is no matrix, but its group has rule='matrix'; give it to a group with "
@@ -146,6 +150,11 @@ class MatrixOptimizer(Optimizer):
             for index, group in enumerate(self.param_groups)
             for position in range(len(group["params"]))
         ]
+        if not found:
+            raise ValueError(
+                f"{type(self).__name__} got groups without any parameter; pass isometry.roles.route(model) of a model "
+                "that has matrices, or leave the optimizer out."
+            )
         raise ValueError(
             f"no parameter takes {type(self).__name__}'s own rule: {'; '.join(found[:20])}"
             f"{f'; and {len(found) - 20} more' if len(found) > 20 else ''}. Give some group rule='matrix', route "
@@ -162,17 +171,21 @@ class MatrixOptimizer(Optimizer):
             ValueError: If it is another optimizer's, or parameters were routed in another way when it was saved;
                 nothing has changed then.
         """
+        check_saved(state_dict, self.defaults, self.param_groups, type(self).__name__)
         for index, (mine, saved) in enumerate(zip(self.param_groups, state_dict["param_groups"], strict=False)):
-            if "rule" in saved:
-                self._insist_on_routes(index, mine, saved)
+            self._insist_on_routes(index, mine, saved)
         super().load_state_dict(state_dict)
 
     def _insist_on_routes(self, index: int, mine: dict[str, Any], saved: dict[str, Any]) -> None:
-        changed = [
-            f"{self._name(index, position)} was {before}, and is {now}"
-            for position, (before, now) in enumerate(zip(_routing(saved), _routing(mine), strict=False))
-            if before != now
-        ]
+        count, counted = len(mine["params"]), len(saved["params"])
+        if count == counted:
+            changed = [
+                f"{self._name(index, position)} was {before}, and is {now}"
+                for position, (before, now) in enumerate(zip(_routing(saved), _routing(mine), strict=True))
+                if before != now
+            ]
+        else:
+            changed = [f"group {index} had {counted} parameters of the rule {saved['rule']!r}, and has {count}"]
         if changed:
             raise ValueError(
                 f"the state was saved with another routing: {'; '.join(changed[:5])}"
@@ -190,7 +203,10 @@ class MatrixOptimizer(Optimizer):
             return ElementwiseAdam(amsgrad=False), None
         index = next(i for i, group in enumerate(self.param_groups) if group is options)
         position = next(i for i, p in enumerate(options["params"]) if p is parameter)
-        return self._matrix_rule(self._axes(index, position), options), None
+        rule = self._matrix_rule(self._axes(index, position), options)
+        if rule.axes.known and parameter.numel():
+            rule = replace(rule, shape=matrix_sizes(rule.axes, tuple(parameter.shape)))
+        return rule, None
 
     def _form(self, options: dict[str, Any]) -> tuple[Any, ...]:
         return options["rule"], options["layout"], id(options["routes"])
@@ -208,11 +224,14 @@ class MatrixRule(Shaped):
 
     Attributes:
         axes: Where the matrices of such a parameter are.
+        shape: ``(count, out, in)``: how many matrices such a parameter holds, and their sizes, where it holds any.
     """
 
+    cached = 4
     small: ClassVar[tuple[str, ...]] = ()  # the names of the states that belong to matrices
 
     axes: Axes
+    shape: tuple[int, int, int] = (1, 1, 1)
 
     def shaped(self, name: str) -> bool:
         return name not in self.small
@@ -265,12 +284,31 @@ class MatrixRule(Shaped):
             The update, of the same shape, and the new states of the matrices.
         """
 
+    @property
+    def in_parts(self) -> bool:
+        """Whether ``move_part`` says which part of the matrices it has used."""
+        return False
+
+    def move_part(self, matrices: Tensor, small: State, options: Options) -> tuple[Tensor, Tensor | None, State]:
+        """Make the update of whole matrices from a part of them; for methods that keep the rest.
+
+        Args:
+            matrices: As for ``move``.
+            small: The states of these matrices.
+            options: The group's options.
+
+        Returns:
+            The update; the part that it has used up, of the same shape (None, if not ``in_parts``); the new states.
+        """
+        update, new = self.move(matrices, small, options)
+        return update, None, new
+
     def finish(self, update: Tensor, used: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
         """Change the states by what the update has used up (error feedback).
 
         Args:
             update: What ``move`` gave, in the shape of the parameters.
-            used: What ``prepare`` gave.
+            used: What the update has used: the part that ``move_part`` gave, else all that ``prepare`` gave.
             state: Its new states.
             options: The group's options.
 
@@ -286,34 +324,42 @@ class MatrixRule(Shaped):
         del step
         lr, decay = options["lr"], options["weight_decay"]
         used, new = self.prepare(gradient, {k: v for k, v in state.items() if self.shaped(k)}, options)
-        update, small = self._moved(used, {k: state[k] for k in self.small}, options, context)
-        update, new = self.finish(update, used, new, options)
+        update, part, small = self._moved(used, {k: state[k] for k in self.small}, options, context)
+        update, new = self.finish(update, used if part is None else part, new, options)
         # Decoupled weight decay, W <- (1 - lr wd) W - lr U.
         return torch.add(value * (1 - lr * decay) if decay else value, update, alpha=-lr), new | small
 
-    def _moved(self, used: Tensor, small: State, options: Options, context: Mapping[str, Any]) -> tuple[Tensor, State]:
+    def _moved(
+        self, used: Tensor, small: State, options: Options, context: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor | None, State]:
         shape, shards = context["shape"], context["shards"]
         if shards is None:
             return self._move_whole(used, small, options, shape)
         return self._move_shared(used, small, options, shape, shards)
 
-    def _move_whole(self, used: Tensor, small: State, options: Options, shape: tuple[int, ...]) -> tuple[Tensor, State]:
+    def _move_whole(
+        self, used: Tensor, small: State, options: Options, shape: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor | None, State]:
         axes = self.axes.stacked()
-        update, new = self.move(axes.matrices(used), small, options)
-        return axes.restore(update, (len(used), *shape)), new
+        update, part, new = self.move_part(axes.matrices(used), small, options)
+        whole = (len(used), *shape)
+        return axes.restore(update, whole), None if part is None else axes.restore(part, whole), new
 
     def _move_shared(
         self, used: Tensor, small: State, options: Options, shape: tuple[int, ...], shards: Shards
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor, Tensor | None, State]:
         """Let every process move some of the parameters, whole, and give everyone its rows of all of them.
 
         Returns:
-            As ``move``, for this process's share.
+            As ``move_part``, for this process's share.
         """
         mine = {name: shards.mine(stack) for name, stack in small.items()}
         whole = shards.gather(used)
-        update, new = self._move_whole(whole, mine, options, shape) if len(whole) else (whole, mine)
-        return shards.scatter(update), {name: shards.everyones(new[name], small[name]) for name in small}
+        update, part, new = whole, whole if self.in_parts else None, mine
+        if len(whole):
+            update, part, new = self._move_whole(whole, mine, options, shape)
+        rows = shards.scatter(update), None if part is None else shards.scatter(part)
+        return *rows, {name: shards.everyones(new[name], small[name]) for name in small}
 
 
 def _adamw_options(given: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -344,6 +390,7 @@ def _routing(group: Mapping[str, Any]) -> list[str]:
     rows = group.get("routes") or [{}] * count
     return [
         f"routed to {group['rule']!r}{layout}"
+        + (f" with shape {tuple(row['shape'])}" if row.get("shape") else "")
         + (f" with axes {Axes.from_dict(row['axes'])}" if row.get("axes") and group["rule"] == "matrix" else "")
         + (f" under the name {row['name']!r}" if row.get("name") else "")
         for row in rows

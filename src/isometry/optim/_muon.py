@@ -9,7 +9,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,8 @@ from isometry.optim._base import ParameterSource, check_number, check_switch
 from isometry.optim._matrix import MatrixOptimizer, MatrixRule
 from isometry.optim._orthogonal_step import Polar, check_polar, orthogonalized, resolved_dtype
 from isometry.optim._rule import Options, State
-from isometry.optim._update_scale import Scale, check_scale, scale_factor
+from isometry.optim._update_scale import Scale, check_scale, orthogonalized_size, scale_factor
+from isometry.optim._update_size import UpdateSize
 from isometry.roles import Axes
 
 __all__ = ["Muon", "look_ahead", "muon_update"]
@@ -62,7 +63,8 @@ def muon_update(
         True
     """
     out, in_ = matrices.shape[-2:]
-    return orthogonalized(matrices, polar=polar, compute_dtype=compute_dtype) * scale_factor(scale, out, in_)
+    factor, update = scale_factor(scale, out, in_), orthogonalized(matrices, polar=polar, compute_dtype=compute_dtype)
+    return update if factor == 1 else update.mul_(factor)
 
 
 class Muon(MatrixOptimizer):
@@ -77,8 +79,8 @@ class Muon(MatrixOptimizer):
         momentum: Decay rate mu.
         nesterov: Look ahead.
         weight_decay: Decoupled; W shrinks by lr times it.
-        polar: How the polar factor is computed, see ``isometry.optim.POLAR``: ``"fast"``, ``"accurate"``, ``"muon"``
-            (the five steps of the first release), ``"dion"``, ``"exact"``.
+        polar: How the polar factor is computed, see ``isometry.optim.POLAR``: ``"fast"``, ``"quick"`` (a product
+            less), ``"accurate"``, ``"muon"`` (the five steps of the first release), ``"dion"``, ``"exact"``.
         compute_dtype: Dtype of its products: ``"float32"``, ``"bfloat16"``, or ``"auto"``: on accelerators bfloat16; on
             a processor the faster one, measured once. What is chosen is written into the group, and so saved.
         scale: The factor c: ``"original"`` max(1, out/in)^(1/2); ``"spectral"`` (out/in)^(1/2); ``"match_rms_adamw"``
@@ -152,6 +154,9 @@ class MuonRule(MatrixRule):
             gradient, state["momentum_buffer"], momentum=options["momentum"], nesterov=options["nesterov"]
         )
         return used, {"momentum_buffer": buffer}
+
+    def update_size(self, shape: Sequence[int], options: Options) -> UpdateSize:
+        return orthogonalized_size(options["scale"], *shape)
 
     def move(self, matrices: Tensor, small: State, options: Options) -> tuple[Tensor, State]:
         return (

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isometry.optim._sharded import local, same_placement, sharded_like
+from isometry.optim._update_size import UpdateSize
 
 __all__ = ["MASTER", "Elementwise", "Member", "Options", "Rule", "Shaped", "State"]
 
@@ -45,10 +46,14 @@ class Rule(ABC):
     Attributes:
         consumes: Whether ``update`` may overwrite the values and gradients that it is given, which are copies then.
             Fresh memory for a large stack costs more than a pass over it.
+        cached: On a processor, the size of stacks in MiB at which a step does best (1 for a few passes over the
+            entries, 4 with products of matrices): beyond it, fresh memory and memory from farther away cost more than
+            the arithmetic. None: as large as anywhere.
         refuses: Whether ``update`` or ``admit`` may refuse; such batches are all computed before one is written.
     """
 
     consumes: ClassVar[bool] = False
+    cached: ClassVar[int | None] = None
     refuses: ClassVar[bool] = False
 
     @abstractmethod
@@ -150,6 +155,22 @@ class Rule(ABC):
         del members, storage, context
         return value
 
+    def update_size(self, shape: Sequence[int], options: Options) -> UpdateSize | None:
+        """State how large an update is, before the learning rate, for ``explain``.
+
+        A method states what its formula gives for a momentum of full rank, for one matrix of a parameter; it says in
+        ``holds`` when that is so.
+
+        Args:
+            shape: ``(out, in)`` of one matrix, for rules of matrices; else the parameter's shape.
+            options: The group's options.
+
+        Returns:
+            The size (``UNBOUNDED`` where the gradient's size decides); None where a method states nothing.
+        """
+        del shape, options
+        return None
+
     @abstractmethod
     def update(
         self, value: Tensor, gradient: Tensor, state: State, step: int, options: Options, context: State
@@ -184,6 +205,17 @@ class Shaped(Rule):
         """
         del name
         return True
+
+    def entrywise(self, name: str) -> bool:
+        """Tell whether a state, as it is kept, has the parameter's own shape.
+
+        Args:
+            name: The state's name.
+
+        Returns:
+            Whether it does; so do those that are ``shaped``, unless a method packs them.
+        """
+        return self.shaped(name)
 
     def read(self, member: Member, tensor: Tensor) -> Tensor:
         """Add a leading dimension.
@@ -238,3 +270,5 @@ class Shaped(Rule):
 
 class Elementwise(Shaped):
     """A rule that treats every entry alike; sharded parameters are updated shard by shard."""
+
+    cached = 1

@@ -11,7 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["agreed_maximum", "is_sharded", "local", "local_part", "same_placement", "sharded_like", "version", "whole"]
+__all__ = [
+    "agreed_maximum",
+    "is_sharded",
+    "local",
+    "local_part",
+    "same_placement",
+    "sharded_like",
+    "total_over_shards",
+    "version",
+    "whole",
+]
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -71,8 +81,13 @@ def same_placement(tensor: Any, parameter: Any) -> Tensor:
     return tensor  # type: ignore[no-any-return]
 
 
-def sharded_like(part: Tensor, parameter: Any) -> Tensor:
+def sharded_like(part: Tensor, parameter: Any, shape: torch.Size | None = None) -> Tensor:
     """Declare a part of a state to be sharded as its parameter is, so that checkpoints gather it.
+
+    Args:
+        part: What this process has of it.
+        parameter: The parameter.
+        shape: The shape of the whole state, if it is not the parameter's.
 
     Returns:
         A DTensor around the part; the part itself for plain parameters.
@@ -86,8 +101,8 @@ def sharded_like(part: Tensor, parameter: Any) -> Tensor:
         parameter.device_mesh,
         parameter.placements,
         run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
+        shape=parameter.shape if shape is None else shape,
+        stride=parameter.stride() if shape is None else torch.empty(shape, device="meta").stride(),
     )
 
 
@@ -115,3 +130,31 @@ def agreed_maximum(number: int, parameters: Sequence[Any]) -> int:
         mine = torch.tensor([number], dtype=torch.int64, device=mesh.device_type)
         number = int(DTensor.from_local(mine, mesh, [Partial("max")] * mesh.ndim, run_check=False).full_tensor())
     return number
+
+
+def total_over_shards(numbers: Sequence[Tensor], parameters: Sequence[Any]) -> Tensor:
+    """Add numbers up that each process has of its part of some parameters; what is replicated counts once.
+
+    Args:
+        numbers: One of shape ``()`` for each parameter.
+        parameters: The parameters.
+
+    Returns:
+        Shape ``()``, the same on all processes, on the first number's device.
+    """
+    placed: dict[Any, Tensor] = {}
+    for number, parameter in zip(numbers, parameters, strict=True):
+        key = (parameter.device_mesh, parameter.placements) if is_sharded(parameter) else None
+        placed[key] = placed[key] + number.to(placed[key].device) if key in placed else number
+    total = numbers[0].new_zeros(())
+    for key, number in placed.items():
+        total = total + (number if key is None else _over_mesh(number, *key)).to(total.device)
+    return total
+
+
+def _over_mesh(number: Tensor, mesh: Any, placements: Sequence[Any]) -> Tensor:
+    from torch.distributed.tensor import DTensor, Partial, Replicate
+
+    spread = [Partial("sum") if placement.is_shard() else Replicate() for placement in placements]
+    summed: Tensor = DTensor.from_local(number, mesh, spread, run_check=False).full_tensor()
+    return summed

@@ -116,13 +116,42 @@ class Shards:
         most = max(counts)
         sent = _padded(mine.reshape(1, counts[self.rank], *each), most)[0].contiguous()
         got = sent.new_empty(self.world * most, *each)
-        torch.distributed.all_gather_into_tensor(got, sent, group=self.group)
+        self._gather_all(got, sent)
         held = got.view(self.world, most, *each)
         parts = torch.cat([held[rank, :count] for rank, count in enumerate(counts)])
         return parts[_inverse(self._order)].reshape(like.shape)
 
+    def maximum(self, values: Tensor) -> Tensor:
+        """Take the largest value of all processes, in place.
+
+        Args:
+            values: Of the same shape on every process.
+
+        Returns:
+            The same tensor.
+        """
+        torch.distributed.all_reduce(values, torch.distributed.ReduceOp.MAX, group=self.group)
+        return values
+
+    def total(self, values: Tensor) -> Tensor:
+        """Add the values of all processes up, in place.
+
+        Args:
+            values: Of the same shape on every process.
+
+        Returns:
+            The same tensor.
+        """
+        torch.distributed.all_reduce(values, group=self.group)
+        return values
+
+    # -- what is sent --------------------------------------------------------------------------------------------------
+
     def _exchange(self, got: Tensor, sent: Tensor, outs: list[int], ins: list[int]) -> None:
         torch.distributed.all_to_all_single(got, sent, outs, ins, group=self.group)
+
+    def _gather_all(self, got: Tensor, sent: Tensor) -> None:
+        torch.distributed.all_gather(list(got.chunk(self.world)), sent, group=self.group)
 
 
 def shards_of(parameters: Sequence[Any], names: Sequence[str]) -> Shards | None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from isometry.optim._base import check_choice
+from isometry.optim._update_size import UpdateSize
 
-__all__ = ["Scale", "check_scale", "scale_factor"]
+__all__ = ["Scale", "check_scale", "orthogonalized_size", "scale_factor"]
 
 Scale = Literal["original", "spectral", "match_rms_adamw", "none"]
 
@@ -39,6 +40,26 @@ def scale_factor(scale: Scale, out: int, in_: int) -> float:
         "none": 1.0,
     }
     return factors[scale]
+
+
+def orthogonalized_size(scale: Scale, out: int, in_: int) -> UpdateSize:
+    """State the size of a polar factor times the scale's factor.
+
+    Args:
+        scale: The scale, see ``scale_factor``.
+        out: Rows.
+        in_: Columns.
+
+    Returns:
+        Spectral norm c and root mean square c / max(out, in)^(1/2).
+
+    Example:
+        >>> size = orthogonalized_size("match_rms_adamw", 400, 100)
+        >>> (size.spectral_norm, round(size.rms, 12))
+        (4.0, 0.2)
+    """
+    factor = scale_factor(scale, out, in_)
+    return UpdateSize(factor, factor, factor / max(out, in_) ** 0.5, "momentum of full rank")
 
 
 def check_scale(scale: object) -> None:
