@@ -2,40 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from tests.distributed import manifold_jobs as jobs
-
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+from tests.distributed import pair
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("manifolds")
-    pair = [
-        subprocess.Popen(
-            [sys.executable, "-m", "tests.distributed.manifold_jobs", str(folder / "store"), str(folder / str(rank))],
-            cwd=ROOT,
-            env=ENVIRONMENT | {"RANK": str(rank), "WORLD_SIZE": "2"},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        said = [process.communicate(timeout=120)[1] for process in pair]
-    finally:
-        for process in pair:
-            process.kill()
-    assert [process.returncode for process in pair] == [0, 0], said
-    return [torch.load(folder / str(rank)) for rank in range(2)]
+    return pair.run("tests.distributed.manifold_jobs", tmp_path_factory.mktemp("manifolds"))
 
 
 def same(shared, alone):

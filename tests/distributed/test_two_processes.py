@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,68 +14,39 @@ import torch
 from typer.testing import CliRunner
 
 from isometry.measure import data_parallel
-from tests.distributed import jobs
+from tests.distributed import jobs, pair
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
 OPTIONS = ["mlp:depth=3,width=9,activation=tanh", "--in-shape", "7", "--samples", "5", "--json"]
 QUICK = 5.0  # seconds in which an error has ended both processes; the group's own timeout would take 60
 
 
 class Started(NamedTuple):
-    """Processes that run while the tests wait for the first of them."""
+    """What runs while the pair does its jobs."""
 
     folder: Path
-    pair: list[subprocess.Popen[str]]
     torchrun: subprocess.Popen[str]
-
-
-def start(*words, cwd=ROOT, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", *words],
-        cwd=cwd,
-        env=ENVIRONMENT | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("processes")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    running = Started(
-        folder,
-        [
-            start(
-                *("tests.distributed.jobs", str(folder / "store"), str(folder / str(rank))),
-                RANK=str(rank),
-                WORLD_SIZE="2",
-                MASTER_ADDR="127.0.0.1",
-                MASTER_PORT=port,
-            )
-            for rank in range(2)
-        ],
-        start(
-            *("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"),
-            *("isometry", "diagnose", *OPTIONS, "--out", "report"),
-            cwd=folder,
-        ),
+    folder = tmp_path_factory.mktemp("torchrun")
+    torchrun = pair.start(
+        *("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"),
+        *("isometry", "diagnose", *OPTIONS, "--out", "report"),
+        cwd=folder,
     )
-    yield running
-    for process in (*running.pair, running.torchrun):
-        process.kill()
-        process.communicate()
+    yield Started(folder, torchrun)
+    torchrun.kill()
+    torchrun.communicate()
 
 
 @pytest.fixture(scope="module")
-def found(started):
-    said = [process.communicate(timeout=120)[1] for process in started.pair]
-    assert [process.returncode for process in started.pair] == [0, 0], said
-    return [torch.load(started.folder / str(rank)) for rank in range(2)]
+def found(started, tmp_path_factory):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    folder = tmp_path_factory.mktemp("processes")
+    return pair.run("tests.distributed.jobs", folder, MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
 
 
 @pytest.mark.parametrize("name", jobs.JOBS)
