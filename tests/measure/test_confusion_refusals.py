@@ -50,6 +50,7 @@ NAN = float("nan")
         (mlp(), Y, {"loss": 3}, TypeError, r"loss must be a name, a callable or None, got int"),
         (mlp(), Y, {"loss": lambda o, t: o}, ValueError, r"one real number for one sample.*shape \(1, 3\)"),
         (mlp(), Y, {"loss": lambda o, t: 0.0}, ValueError, r"one real number for one sample.*got float"),
+        (mlp(), Y, {"loss": lambda o, t: 1 / 0}, ValueError, r"loss '<lambda>' raised ZeroDivisionError on outputs"),
         (mlp(), Y, {"loss": lambda o, t: o.detach().sum()}, ValueError, r"without a graph.*differentiable function"),
         (mlp(), Y, {"loss": lambda o, t: (o * NAN).sum()}, ValueError, r"is not finite.*6 of 6 samples \(0, 1, 2"),
         (mlp(), Y, {"loss": lambda o, t: (0 * o).sqrt().sum()}, ValueError, r"gradient of loss '<lambda>'.*not finite"),

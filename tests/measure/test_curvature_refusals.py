@@ -76,6 +76,7 @@ def explosive():
         (mlp(), X, V, {"loss": lambda o, y: (o - y) ** 2}, ValueError, r"returned shape \(6, 3\); return one number"),
         (mlp(), X, V, {"loss": lambda o, y: 1.0}, TypeError, r"returned float; it must return one real-valued tensor"),
         (mlp(), X, V, {"loss": lambda o, y: o.sum() / 0}, ValueError, r"is (-?inf|nan) though the outputs are finite"),
+        (mlp(), X, V, {"loss": lambda o, y: 1 / 0}, ValueError, r"loss <lambda> raised ZeroDivisionError on outputs"),
         (mlp(), X, V, {"loss": lambda o, y: o.detach().sum()}, ValueError, r"does not depend on the model's outputs"),
         (mlp(), X, V, {"loss": lambda o, y: (o * torch.rand(3)).sum()}, ValueError, r"loss <lambda> is random"),
         (nn.Sequential(mlp(), nn.Dropout(0.1)), X, Y, {}, ValueError, r"'1' \(Dropout\) drops units.*\.eval\(\)"),
@@ -151,3 +152,10 @@ def test_over_budget_a_single_sample_is_not_told_to_be_fewer():
     for count in (1, 6):
         with pytest.raises(MemoryError, match=r"the graph of 1 sample needs .*\. Pass smaller samples, or pass"):
             measure.curvature(mlp(), X[:count], Y[:count], budget=10)
+
+
+def test_weights_that_are_not_finite_are_told_as_such():
+    model = nn.Linear(2, 3)
+    model.weight.data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="output is empty or not finite"):
+        measure.curvature(model, torch.ones(4, 2), torch.zeros(4, dtype=torch.long))

@@ -3,17 +3,27 @@
 A new measurement joins ``MEASUREMENTS``: a name and a call that does all its work on a model and a batch.
 """
 
+import copy
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
 from isometry import measure
+from isometry.training import Probe
 
 SIZE = 6
 
 
 def labels(x):
     return torch.arange(len(x)) % 3
+
+
+def states(model):
+    """Two states of the model, neither of them its own."""
+    own = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    return [{name: t * factor if t.is_floating_point() else t for name, t in own.items()} for factor in (0.9, 1.1)]
 
 
 MEASUREMENTS = {
@@ -35,12 +45,13 @@ MEASUREMENTS = {
     "curvature": lambda model, x: measure.curvature(model, x, labels(x)).top(1),
     "gauss-newton": lambda model, x: measure.curvature(model, x, labels(x), kind="gauss-newton").dense(),
     "laziness": lambda model, x: measure.laziness(model, model, x),
+    "local smoothness": lambda model, x: measure.local_smoothness(model, x, labels(x), states(model), k=2),
     "products": lambda model, x: measure.jacobian(model, x).rmatvec(measure.jacobian(model, x).matvec(x)),
 }
 # These refuse models that draw random numbers, or that write their buffers, in the forward pass.
 CALM = {
     *("fisher", "empirical fisher", "monte-carlo fisher", "fisher by groups"),
-    *("gradient confusion", "gradient confusion by passes", "laziness"),
+    *("gradient confusion", "gradient confusion by passes", "laziness", "local smoothness"),
 }
 
 
@@ -171,3 +182,109 @@ def test_works_without_grad_mode(name):
         before = state(model)
         MEASUREMENTS[name](model, x)
         assert_same(before, state(model))
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_nan_in_an_unused_buffer_is_no_change(name):
+    model = build(name)
+    model.register_buffer("cache", torch.tensor(float("nan")))
+    MEASUREMENTS[name](model, batch())
+    assert model.cache.isnan()
+    assert model.cache._version == 0 or name == "local smoothness"  # which puts states into the model
+
+
+# Measured of a model whose embedding shortens rows in place, and of the same model with these rows short beforehand.
+OF_TOKENS = {
+    "signal": lambda model, x: [layer.q for layer in measure.signal(model, x, labels(x)).layers],
+    "jacobian": lambda model, x: measure.jacobian(model, x, start="tokens").singular_values(),
+    "fisher": lambda model, x: measure.fisher(model, x).eigenvalues(),
+    "fisher by products": lambda model, x: measure.fisher(model, x, dense=False).top(1).eigenvalues,
+    "fisher by groups": lambda model, x: [group.trace for group in measure.fisher(model, x).per_group(by="layer")],
+    "tangent kernel": lambda model, x: measure.ntk(model, x).matrix(),
+    "gradient confusion": lambda model, x: measure.gradient_confusion(model, x, labels(x)).min_cosine,
+    "gradient confusion by passes": lambda model, x: (
+        measure.gradient_confusion(model, x, labels(x), route="passes").min_cosine
+    ),
+    "curvature": lambda model, x: measure.curvature(model, x, labels(x)).top(1).eigenvalues,
+    "gauss-newton": lambda model, x: measure.curvature(model, x, labels(x), kind="gauss-newton").dense(),
+}
+
+
+class Tokens(nn.Module):
+    def __init__(self, max_norm):
+        super().__init__()
+        self.tokens = nn.Embedding(7, 4, max_norm=max_norm)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(torch.tanh(self.tokens(x).mean(1)))
+
+
+@pytest.mark.parametrize("name", OF_TOKENS)
+def test_embeddings_with_a_largest_norm_keep_their_weights(name):
+    torch.manual_seed(0)
+    model, short = Tokens(0.5), Tokens(None)
+    short.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        short.tokens.weight.renorm_(2, 0, 0.5)
+    x = torch.arange(15).view(5, 3) % 7
+    before, versions = state(model), [p._version for p in model.parameters()]
+    found, wanted = (torch.as_tensor(OF_TOKENS[name](m, x)) for m in (model, short))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    assert_same(before, state(model))
+    assert versions == [p._version for p in model.parameters()]
+
+
+def test_a_tied_weight_with_a_largest_norm_is_refused():
+    model = nn.Sequential(nn.Embedding(7, 4, max_norm=0.5), nn.Linear(4, 7))
+    model[1].weight = model[0].weight
+    with pytest.raises(ValueError, match=r"'0' shortens the rows that it looks up .* '1' reads the same weight"):
+        measure.signal(model, torch.arange(4).view(2, 2))
+
+
+@pytest.mark.parametrize("made", ["outside", "inside"])
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_works_in_inference_mode(name, made):
+    model, x = build(name), batch()
+    before = state(model)
+    with torch.inference_mode():
+        MEASUREMENTS[name](model, x if made == "outside" else x.clone())
+    assert_same(before, state(model))
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_takes_inputs_that_were_made_in_inference_mode(name):
+    with torch.inference_mode():
+        x = batch()
+    MEASUREMENTS[name](build(name), x)
+
+
+def test_a_model_that_was_made_in_inference_mode_is_refused():
+    with torch.inference_mode():
+        model = nn.Linear(SIZE, 3)
+    with pytest.raises(ValueError, match=r"'weight' was made inside torch.inference_mode\(\) .* copy.deepcopy"):
+        measure.fisher(model, batch())
+    measure.fisher(copy.deepcopy(model), batch())
+
+
+def test_a_probe_leaves_an_embedding_with_a_largest_norm_to_its_training():
+    def trained(probed):
+        torch.manual_seed(0)
+        model = Tokens(0.5)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+        x, others = (
+            torch.arange(15).view(5, 3) % 4,
+            torch.arange(15).view(5, 3) % 3 + 4,
+        )  # the probe looks up other rows
+        probe = Probe(model, others, labels(others), every=1, max_overhead=1e9) if probed else nullcontext()
+        with probe:
+            for _ in range(3):
+                loss = nn.functional.cross_entropy(model(x), labels(x))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                if probed:
+                    probe.step(loss)
+        return model.tokens.weight.detach()
+
+    assert torch.equal(trained(probed=True), trained(probed=False))

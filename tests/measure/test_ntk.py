@@ -187,6 +187,14 @@ def test_targets_that_do_not_fit():
     kernel = measure.ntk(chain(), normal(6, 4), form="trace")
     with pytest.raises(ValueError, match="targets have 5 rows for 6 samples"):
         kernel.alignment(torch.zeros(5).long())
+    for strangers in (torch.arange(6) % 3 + 1, torch.arange(6) % 3 - 1):
+        with pytest.raises(ValueError, match=r"class labels must be 0..2, one for each output; number the classes"):
+            kernel.alignment(strangers)
+
+
+def test_labels_go_with_a_part_of_the_outputs():
+    labels = torch.arange(6) % 3
+    assert measure.ntk(chain(), normal(6, 4), outputs=[0, 1]).alignment(labels).cosine > -1
 
 
 def test_overflow_is_said():

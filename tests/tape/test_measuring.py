@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from isometry.tape import measuring
 
@@ -70,3 +71,20 @@ def test_training_mode_on_request():
         assert model[0].training
     with measuring(model.train(), training=None):
         assert model[0].training
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints_run_once_inside(reentrant):
+    calls = []
+
+    def noted(h):
+        calls.append(torch.is_grad_enabled())
+        return h.tanh()
+
+    model = nn.Linear(2, 2)
+    with measuring(model):
+        out = checkpoint(noted, model(torch.ones(1, 2)), use_reentrant=reentrant)
+        torch.autograd.grad(out.sum(), model.weight)
+    assert calls == [True]
+    checkpoint(noted, model(torch.ones(1, 2)), use_reentrant=reentrant).sum().backward()
+    assert len(calls) == 3  # once more on the way back, as ever

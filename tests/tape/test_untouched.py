@@ -1,11 +1,14 @@
 """The promise of every measurement: the model is afterwards exactly as before."""
 
+import copy
 import random
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 from isometry.tape import untouched
 
@@ -88,3 +91,64 @@ def test_gradients_do_not_accumulate_into_the_owners():
         model(torch.randn(6, 3)).sum().backward()
     assert model[0].weight.grad is owner
     assert torch.equal(owner, torch.ones_like(owner))
+
+
+class Looks(nn.Module):
+    """Looks rows up in all the ways that shorten them in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Embedding(5, 3, max_norm=0.5)
+        self.bag = nn.EmbeddingBag(5, 3, max_norm=0.5, norm_type=1.0)
+        self.plain = nn.Parameter(torch.randn(5, 3))
+        self.register_buffer("table", torch.randn(5, 3))
+
+    def forward(self, x):
+        plain = functional.embedding(x, self.plain, None, 0.5) + functional.embedding(x, self.table, max_norm=0.5)
+        return self.one(x).sum(1) + self.bag(x) + plain.sum(1)
+
+
+def tables(model):
+    return [*model.parameters(), *model.buffers()]
+
+
+def test_rows_with_a_largest_norm_are_shortened_in_passing():
+    torch.manual_seed(0)
+    model, x = Looks(), torch.tensor([[0, 1], [3, 3]])
+    before = [(p.detach().clone(), p._version) for p in tables(model)]
+    with untouched(model):
+        out = model(x)
+        copied = copy.deepcopy(model)
+        copied(x)  # a copy is nobody's measurement, so its rows are shortened as ever
+        grads = torch.autograd.grad(out.square().sum(), list(model.parameters()))
+    for now, other, (value, at) in zip(tables(model), tables(copied), before, strict=True):
+        assert torch.equal(now, value)
+        assert now._version == at
+        assert not torch.equal(other, value)
+    torch.testing.assert_close(out, model(x))  # torch's own, which shortens them in place
+    wanted = torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
+    torch.testing.assert_close(grads, wanted)
+
+
+def test_other_threads_find_torch_as_it_was():
+    def changes():
+        model = Looks()
+        before = model.one.weight.detach().clone()
+        model(torch.tensor([[0, 1]]))
+        return not torch.equal(model.one.weight, before)
+
+    own = functional.embedding
+    with untouched(Looks()), ThreadPoolExecutor(1) as pool:
+        assert pool.submit(changes).result()
+    assert functional.embedding is own
+
+
+def test_equal_nan_is_no_change():
+    model = nn.Linear(1, 1)
+    model.register_buffer("cache", torch.tensor([float("nan"), 1.0]))
+    with untouched(model):
+        pass
+    assert model.cache._version == 0
+    with untouched(model):
+        model.cache[1] = 2
+    assert model.cache[1] == 1

@@ -31,6 +31,9 @@ from isometry.measure._ntk_family import NTKFamily, ntk_family
 from isometry.measure._ntk_result import NTK, Alignment
 from isometry.measure._signal import signal
 from isometry.measure._signal_result import ActivationSignal, LayerSignal, SignalResult
+from isometry.measure._smoothness import local_smoothness
+from isometry.measure._smoothness_result import LocalSmoothness, ParameterSmoothness, SmoothnessFit, fit_l0_l1
+from isometry.measure._snapshots import Snapshots
 
 __all__ = [
     # the signal, layer by layer
@@ -77,6 +80,13 @@ __all__ = [
     "LayerConfusion",
     "gradient_gram",
     "GradientGram",
+    # how fast the gradient changes along a training, beside how large it is
+    "local_smoothness",
+    "LocalSmoothness",
+    "ParameterSmoothness",
+    "Snapshots",
+    "fit_l0_l1",
+    "SmoothnessFit",
     # the curvature of the loss: Hessian and Gauss-Newton matrix
     "curvature",
     "Curvature",

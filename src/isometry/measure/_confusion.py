@@ -40,7 +40,7 @@ from isometry.measure._confusion_result import (
 from isometry.measure._confusion_sweep import matrix_bytes, plan_gram
 from isometry.measure._fisher_roots import check_choice
 from isometry.measure._fisher_setup import choose_parameters
-from isometry.measure._guards import check_model, open_inputs
+from isometry.measure._guards import check_model, open_inputs, outside_inference
 from isometry.measure._share import insist_on_same
 from isometry.tape import Inputs
 
@@ -49,6 +49,7 @@ __all__ = ["gradient_confusion"]
 Route = Literal["auto", "gram", "passes"]
 
 
+@outside_inference
 def gradient_confusion(
     model: nn.Module,
     x: Tensor | Inputs | Mapping[str, Any] | Sequence[Any],

@@ -14,7 +14,7 @@ from isometry._base import Cost, Result, check_budget, progress, stopwatch, toge
 from isometry.measure._confusion_guards import check_single, check_still
 from isometry.measure._confusion_loss import Loss, SampleLoss, loss_and_cotangents, masked_targets, resolve_loss
 from isometry.measure._confusion_sweep import Planned, check_by_pass, matrix_bytes, plan_gram, sweep
-from isometry.measure._guards import check_model, open_inputs
+from isometry.measure._guards import check_model, open_inputs, outside_inference
 from isometry.measure._share import insist_on_same
 from isometry.tape import Inputs
 
@@ -85,6 +85,7 @@ class GradientGram(Result):
         )
 
 
+@outside_inference
 def gradient_gram(
     model: nn.Module,
     x: Tensor | Inputs | Mapping[str, Any] | Sequence[Any],

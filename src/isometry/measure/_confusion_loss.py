@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from isometry._base import unknown_name
+from isometry.measure._guards import call_loss, ordinary
 from isometry.tape import Inputs
 
 __all__ = ["Loss", "SampleLoss", "loss_and_cotangents", "masked_targets", "nonfinite_samples", "resolve_loss"]
@@ -145,7 +146,7 @@ _NAMED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross-entropy": _cross
 def _one_by_one(loss: Callable[[Tensor, Tensor], Tensor], out: Tensor, y: Tensor) -> Tensor:
     values = []
     for n in range(len(out)):
-        value: object = loss(out[n : n + 1], y[n : n + 1])
+        value = call_loss(loss, repr(_name_of(loss)), out[n : n + 1], y[n : n + 1])
         if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
             what = f"shape {tuple(value.shape)}, {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(
@@ -172,7 +173,7 @@ def loss_and_cotangents(loss: SampleLoss, out: Tensor, y: Tensor) -> tuple[Tenso
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = out.detach().clone().requires_grad_()
-        losses = loss.each(leaf, y.to(out.device))
+        losses = loss.each(leaf, ordinary(y).to(out.device))
         if not losses.requires_grad:
             raise ValueError(
                 f"loss {loss.name!r} gives values without a graph, so it has no gradient; return a differentiable "

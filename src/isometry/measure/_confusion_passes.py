@@ -22,7 +22,7 @@ from isometry.measure._confusion_result import Comparison, Products
 from isometry.measure._guards import differentiable, run_model
 from isometry.tape import Inputs, untouched
 
-__all__ = ["compare_by_passes"]
+__all__ = ["batch_gradient", "compare_by_passes"]
 
 _CHUNK = 2**20  # entries of the gradients that are widened to float64 at a time, for each gradient
 Gradient = dict[str, Tensor]
@@ -81,7 +81,7 @@ def compare_by_passes(
         of_batch = (
             node_gradients(model, x, y, loss, parameters, torch.unique(draw.batches))
             if x.whole
-            else functools.partial(_gradient, model, x, y, loss, parameters)
+            else functools.partial(batch_gradient, model, x, y, loss, parameters)
         )
         products = (_all if draw.complete else _drawn)(gradient, draw, parameters, group)
     progress("Gradients of mini-batches", count, count)
@@ -106,10 +106,18 @@ def _passes(draw: Draw, x: Inputs, needed: int) -> Cost:
     return Cost(forward_passes=passes, backward_passes=passes, bytes=needed)
 
 
-def _gradient(
+def batch_gradient(
     model: nn.Module, x: Inputs, y: Tensor, loss: SampleLoss, parameters: dict[str, nn.Parameter], batch: Tensor
 ) -> tuple[float, torch.dtype, Gradient]:
     """Differentiate the mean loss of one mini-batch.
+
+    Args:
+        model: The model.
+        x: The samples.
+        y: Their targets.
+        loss: Losses of samples.
+        parameters: In which parameters; they require gradients.
+        batch: The numbers of the samples that are in the mini-batch.
 
     Returns:
         The loss, the output's dtype, and the gradient by parameter.

@@ -20,11 +20,13 @@ from isometry.measure._curvature_losses import Loss
 from isometry.measure._curvature_products import CurvatureKind, CurvatureProducts
 from isometry.measure._curvature_result import Curvature
 from isometry.measure._curvature_setup import make_curvature_setup
+from isometry.measure._guards import outside_inference
 from isometry.tape import Inputs
 
 __all__ = ["curvature"]
 
 
+@outside_inference
 def curvature(
     model: nn.Module,
     x: Tensor | Inputs | Mapping[str, Any] | Sequence[Any],
@@ -87,8 +89,7 @@ def curvature(
     if kind not in get_args(CurvatureKind):
         raise unknown_name("kind", kind, get_args(CurvatureKind))
     patterns = params if isinstance(params, str) else tuple(params)
-    # What is kept here is differentiated later.
-    with stopwatch() as watch, torch.inference_mode(False), together(f"measure.curvature ({kind}) in {patterns}"):
+    with stopwatch() as watch, together(f"measure.curvature ({kind}) in {patterns}"):
         setup = make_curvature_setup(model, x, y, loss=loss, params=patterns, budget=budget)
         products = CurvatureProducts(setup, kind)
         value, gradient_norm, unused = products.gradient()

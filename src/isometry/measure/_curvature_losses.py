@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from isometry._base import IGNORED, check_finite, unknown_name
+from isometry.measure._guards import call_loss
 from isometry.tape import Inputs
 
 __all__ = ["Criterion", "Loss", "check_loss_targets", "make_criterion"]
@@ -55,12 +56,13 @@ class Criterion:
 
         Raises:
             TypeError: If the function returns no real-valued tensor.
-            ValueError: If it returns more than one number, or none that is finite.
+            ValueError: If the function raises, or returns more than one number, or none that is finite.
         """
+        value: object
         if isinstance(self._function, _Mean):
             value = self._function.summed(out, y) / self._function.count(y if whole is None else whole)
         else:
-            value = self._function(out, y)
+            value = call_loss(self._function, self.name, out, y)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
             raise TypeError(f"loss {self.name} returned {kind}; it must return one real-valued tensor.")

@@ -33,6 +33,7 @@ from isometry.linalg import (
 )
 from isometry.measure._curvature_products import CurvatureKind, CurvatureProducts
 from isometry.measure._curvature_setup import CurvatureSetup
+from isometry.measure._guards import outside_inference
 
 __all__ = ["Curvature"]
 
@@ -100,6 +101,7 @@ class Curvature(Result):
         pieces = torch.split(vector, [shape.numel() for shape in shapes.values()])
         return {name: piece.reshape(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)}
 
+    @outside_inference
     def matvec(self, vector: Tensor, *, keep_graph: bool = False) -> Tensor:
         """Multiply the matrix, which is symmetric, by one or several vectors.
 
@@ -116,6 +118,7 @@ class Curvature(Result):
             return self._products.rows(vector[None], keep_graph=keep_graph)[0]
         return self._products.rows(vector.mT.contiguous(), keep_graph=keep_graph).mT
 
+    @outside_inference
     def top(
         self,
         k: int = 1,
@@ -138,6 +141,7 @@ class Curvature(Result):
         """
         return self._extremes("largest", k, tolerance, max_steps, generator)
 
+    @outside_inference
     def bottom(
         self,
         k: int = 1,
@@ -161,6 +165,7 @@ class Curvature(Result):
         """
         return self._extremes("smallest", k, tolerance, max_steps, generator)
 
+    @outside_inference
     def trace(
         self,
         method: TraceMethod = "hutchinson",
@@ -192,6 +197,7 @@ class Curvature(Result):
                 **self._vectors(generator),
             )
 
+    @outside_inference
     def diagonal(
         self, *, tolerance: float = 0.1, max_probes: int = 200, generator: torch.Generator | None = None
     ) -> DiagonalEstimate:
@@ -215,6 +221,7 @@ class Curvature(Result):
                 **self._vectors(generator),
             )
 
+    @outside_inference
     def spectral_density(
         self,
         *,
@@ -250,6 +257,7 @@ class Curvature(Result):
                 **self._vectors(generator),
             )
 
+    @outside_inference
     def dense(self, budget: int | None = None) -> Tensor:
         """Form the whole matrix, for small models.
 

@@ -15,7 +15,7 @@ from isometry.measure._curvature_chunks import divide, insist_on_repetition
 from isometry.measure._curvature_kernels import PlainWeightNorm, plain_kernels
 from isometry.measure._curvature_losses import Criterion, check_loss_targets, make_criterion
 from isometry.measure._fisher_setup import choose_parameters
-from isometry.measure._guards import check_model, open_inputs, run_model, sample_mixing
+from isometry.measure._guards import check_model, known, open_inputs, run_model, sample_mixing
 from isometry.measure._share import insist_on_same
 from isometry.tape import Inputs, measuring
 
@@ -177,6 +177,6 @@ def _fingerprint(model: nn.Module) -> tuple[Any, ...]:
         values = torch.stack([n.cpu() for n in norms]).tolist() if norms else []
     return (
         tuple((id(t), -1 if t.is_inference() else t._version) for t in tensors),
-        tuple(values),
+        tuple(map(known, values)),
         tuple(module.training for module in model.modules()),
     )

@@ -24,12 +24,13 @@ from isometry.measure._fisher_roots import Kind, Likelihood, check_choice
 from isometry.measure._fisher_setup import Setup, make_setup
 from isometry.measure._gram import accumulate
 from isometry.measure._gram_sums import FullGram
-from isometry.measure._guards import allowed_residual
+from isometry.measure._guards import allowed_residual, outside_inference
 from isometry.tape import Inputs
 
 __all__ = ["fisher"]
 
 
+@outside_inference
 def fisher(
     model: nn.Module,
     x: Tensor | Inputs | Mapping[str, Any] | Sequence[Any],

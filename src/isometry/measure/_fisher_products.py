@@ -131,11 +131,23 @@ class Products:
                     pull = self._pull_back_graph()
                     self._pushed = vjp(lambda u: pull(u)[0], torch.zeros_like(self.out))[1]
                 except (RuntimeError, NotImplementedError):
-                    self._pushed = None
-                    pushed: Tensor = jvp(self._function, (self.values,), (tangent,))[1]
-                    return pushed
-            result: Tensor = self._pushed(tangent, retain_graph=True)[0]
+                    return self._push_forward(tangent)
+            try:
+                result: Tensor = self._pushed(tangent, retain_graph=True)[0]
+            except NotImplementedError:  # torch notices it only when the graph is used
+                return self._push_forward(tangent)
             return result
+
+    def _push_forward(self, tangent: Values) -> Tensor:
+        try:
+            pushed: Tensor = jvp(self._function, (self.values,), (tangent,))[1]
+        except NotImplementedError as error:
+            raise ValueError(
+                "the model has an operation whose derivative can neither be differentiated again nor taken in forward "
+                f"mode ({str(error).strip().splitlines()[0]}); use its plain form, or measure.fisher with dense=True, "
+                "which needs only the first derivative."
+            ) from error
+        return pushed
 
     def _pull_back(self, cotangent: Tensor) -> Values:
         with transformable():

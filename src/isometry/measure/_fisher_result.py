@@ -22,6 +22,7 @@ from isometry.measure._fisher_layers import LayerSpectrum, layer_spectra, sample
 from isometry.measure._fisher_products import Products
 from isometry.measure._fisher_roots import Kind, Likelihood, check_choice
 from isometry.measure._fisher_setup import Setup
+from isometry.measure._guards import outside_inference
 
 __all__ = ["Condition", "Fisher", "FisherError"]
 
@@ -127,6 +128,7 @@ class Fisher(Result):
         return float(values[0])
 
     @property
+    @outside_inference
     def trace(self) -> float:
         """The sum of all eigenvalues; exact for the matrix-free one too."""
         if self._values is not None:
@@ -177,6 +179,7 @@ class Fisher(Result):
             below=len(values) - len(above),
         )
 
+    @outside_inference
     def per_layer(self) -> tuple[LayerSpectrum, ...]:
         """Compute the spectrum of every layer's diagonal block; runs the model again.
 
@@ -189,6 +192,7 @@ class Fisher(Result):
                 self._cache["layers"] = layer_spectra(self._setup)
         return cast("tuple[LayerSpectrum, ...]", self._cache["layers"])
 
+    @outside_inference
     def per_group(
         self,
         groups: Mapping[str, str | Iterable[str]] | None = None,
@@ -228,6 +232,7 @@ class Fisher(Result):
             allowed = self._setup.budget if budget is None else budget
             return group_spectra(self._setup, groups, by, heads, allowed, lambda: self.trace)
 
+    @outside_inference
     def bound(self, form: Form = "rigorous", *, activation: Callable[[Tensor], Tensor] | None = None) -> Bound:
         """Bound the largest eigenvalue from above by spectral radii of Jacobians; runs the model again.
 
@@ -247,6 +252,7 @@ class Fisher(Result):
             self._cache["bounds"][key] = bound
         return cast("Bound", self._cache["bounds"][key])
 
+    @outside_inference
     def matvec(self, vector: Tensor, *, keep_graph: bool = False) -> Tensor:
         """Multiply the Fisher matrix by a vector, matrix-free: one push forward and one pull back.
 
@@ -275,6 +281,7 @@ class Fisher(Result):
         """The parameters' names in the order in which ``matvec`` takes them; tied ones once."""
         return tuple(self._setup.plan.parameters)
 
+    @outside_inference
     def top(
         self,
         k: int = 1,

@@ -26,7 +26,7 @@ from isometry.measure._fisher_roots import (
 )
 from isometry.measure._gram import CHUNK_BYTES
 from isometry.measure._gram_plan import Plan, make_plan
-from isometry.measure._guards import check_model, check_per_sample, open_inputs, run_model
+from isometry.measure._guards import check_model, check_per_sample, known, open_inputs, run_model
 from isometry.measure._share import Share, insist_on_same, outputs_of_all, share_of
 from isometry.tape import Inputs, measuring
 
@@ -66,7 +66,7 @@ class Setup:
     fixed: Tensor | None
     budget: int | None
     what: str
-    _fingerprint: tuple[tuple[int, float], ...] = field(repr=False)
+    _fingerprint: tuple[tuple[int, float | None], ...] = field(repr=False)
 
     def cotangents(self, part: slice = slice(None)) -> Tensor:
         """Make the root's cotangents.
@@ -362,9 +362,13 @@ def _numpy_state() -> bytes:
     return pickle.dumps(np.random.get_state(legacy=False))  # noqa: NPY002 - the global one is what a model would use
 
 
-def _fingerprint(model: nn.Module) -> tuple[tuple[int, float], ...]:
+def _fingerprint(model: nn.Module) -> tuple[tuple[int, float | None], ...]:
     tensors = [*model.parameters(), *model.buffers()]
     with torch.no_grad():
         return tuple(
-            (t._version, float(torch.linalg.vector_norm(t)) if t.is_floating_point() else 0.0) for t in tensors
+            (
+                -1 if t.is_inference() else t._version,
+                known(float(torch.linalg.vector_norm(t))) if t.is_floating_point() else 0.0,
+            )
+            for t in tensors
         )

@@ -17,7 +17,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isometry._base import Team
 from isometry.measure._gram_sums import AnyGram, SampleGrams
-from isometry.tape import Inputs
+from isometry.tape import Inputs, plain_operations
 
 __all__ = ["general_contribution", "parameter_rows", "transformable"]
 
@@ -147,12 +147,12 @@ def transformable() -> Iterator[None]:
     """Prefer operations that torch.func can transform, and silence what torch says where it has to loop.
 
     Attention runs in its plain form (the fused one has no derivatives of second order or in forward mode, and no batch
-    rule).
+    rule), and without checkpoints.
 
     Yields:
         Nothing.
     """
-    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
+    with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH), plain_operations():
         warnings.filterwarnings("ignore", message="There is a performance drop")
         warnings.filterwarnings("ignore", message="RNN module weights are not part of single contiguous chunk")
         yield

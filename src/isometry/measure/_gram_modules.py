@@ -263,9 +263,12 @@ def scale_rows(
     if not isinstance(module, _CHANNEL_NORMS):
         own = isinstance(module, _SHAPE_NORMS) and type(module).forward in _OWN_SHAPE
         keep = len(module.normalized_shape) if own else 1  # type: ignore[arg-type]
-        inputs = by_sample(x, layout, samples, keep)
         back = by_sample(a, layout, samples, keep, lead=1)  # (V, N, Q, *shape)
-        rows = {"bias": lambda: back.sum(2), "weight": lambda: (back * _plain(module, inputs)).sum(2)}
+        rows = {
+            "bias": lambda: back.sum(2),
+            # Normalized in the shape in which the module was called: another may mean something else to it (PReLU).
+            "weight": lambda: (back * by_sample(_plain(module, x), layout, samples, keep)).sum(2),
+        }
         return {name: rows[name]().flatten(2) for name in wanted}
     # The channels follow the samples; what is behind them are positions.
     normal = _plain(module, x).flatten(2) if x.ndim > 2 else _plain(module, x).unsqueeze(-1)  # (N', C, positions)

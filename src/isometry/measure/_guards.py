@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,20 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from isometry._base import check_finite, check_tensor
-from isometry.tape import Inputs, as_inputs
+from isometry.tape import Inputs, as_inputs, plain_operations
 
 __all__ = [
     "Mixing",
     "ModelCallError",
     "allowed_residual",
+    "call_loss",
     "check_model",
     "check_per_sample",
     "differentiable",
+    "known",
     "open_inputs",
+    "ordinary",
+    "outside_inference",
     "run_model",
     "sample_mixing",
 ]
@@ -40,6 +45,11 @@ def allowed_residual(dtype: torch.dtype) -> float:
         The bound; for half precision 0.2.
     """
     return _ALLOWED.get(dtype, 0.2)
+
+
+# Measurements and the methods of their results run as if there were no inference mode around them: tensors that are
+# made in it can be neither differentiated nor written to later.
+outside_inference = torch.inference_mode(False)
 
 
 class ModelCallError(ValueError):
@@ -62,7 +72,8 @@ def check_model(model: object) -> nn.Module:
 
     Raises:
         TypeError: If it is not a module.
-        ValueError: If it has lazy parameters that have no shape yet, or meta parameters that have no values.
+        ValueError: If it has lazy parameters that have no shape yet, meta parameters that have no values, or parameters
+            that were made in inference mode, or an embedding shortens rows of a weight that another module reads.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}; build the model first.")
@@ -71,7 +82,44 @@ def check_model(model: object) -> nn.Module:
             raise ValueError(f"model: {name!r} is lazy and has no shape yet; run the model once on an input first.")
         if parameter.is_meta:
             raise ValueError(f"model: {name!r} is on the meta device and has no values; load or initialize it first.")
+        if parameter.is_inference():
+            raise ValueError(
+                f"model: {name!r} was made inside torch.inference_mode() and has no derivatives; build the model "
+                "outside of it, or measure a copy.deepcopy(model) that is made outside."
+            )
+    _insist_on_own_rows(model)
     return model
+
+
+def _insist_on_own_rows(model: nn.Module) -> None:
+    """Refuse tied weights of which an embedding shortens rows: what the others read depends on what was looked up.
+
+    Raises:
+        ValueError: Naming the modules.
+    """
+    shortened = {
+        id(module.weight): (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
+    }
+    for reader, module in model.named_modules() if shortened else ():
+        for parameter in module._parameters.values():
+            name, embedding = shortened.get(id(parameter), ("", module))
+            if getattr(module, "max_norm", None) != getattr(embedding, "max_norm", None):
+                raise ValueError(
+                    f"model: {name!r} shortens the rows that it looks up (max_norm), and {reader!r} reads the same "
+                    "weight, so an output depends on what was looked up before; untie the weight, or set max_norm to "
+                    "None, to measure."
+                )
+
+
+def known(value: float) -> float | None:
+    """Make a number one that is equal to itself, so that models that hold NaN can be told to be as they were.
+
+    Returns:
+        The number; None for NaN.
+    """
+    return None if math.isnan(value) else value
 
 
 def open_inputs(model: nn.Module, x: object) -> Inputs:
@@ -95,7 +143,16 @@ def open_inputs(model: nn.Module, x: object) -> Inputs:
             raise ValueError(
                 f"x is on {tensor.device}, the model on {parameter.device}; move one of them with .to(device)."
             )
-    return inputs.mapped(Tensor.detach, shared=True)
+    return inputs.mapped(ordinary, shared=True)
+
+
+def ordinary(tensor: Tensor) -> Tensor:
+    """Detach a tensor that may have been made in inference mode; for use ``outside_inference``.
+
+    Returns:
+        The tensor, a copy if it could not be in a graph.
+    """
+    return tensor.detach().clone() if tensor.is_inference() else tensor.detach()
 
 
 def sample_mixing(model: nn.Module) -> tuple[Mixing, ...]:
@@ -151,7 +208,7 @@ def differentiable(model: nn.Module) -> Iterator[None]:
     Yields:
         Nothing.
     """
-    with torch.inference_mode(False), torch.enable_grad():
+    with torch.inference_mode(False), torch.enable_grad(), plain_operations():
         for parameter in model.parameters():
             if parameter.is_floating_point():
                 parameter.requires_grad_()
@@ -170,7 +227,8 @@ def run_model(model: nn.Module, x: Inputs) -> Tensor:
         ValueError: If the output's first dimension is not the batch.
     """
     try:
-        returned = model(*x.args, **x.kwargs)
+        with plain_operations():
+            returned = model(*x.args, **x.kwargs)
     except Exception as error:
         raise ModelCallError(_complaint(model, x, error)) from error
     output = x.chosen(returned)
@@ -184,9 +242,37 @@ def run_model(model: nn.Module, x: Inputs) -> Tensor:
     return output
 
 
+def call_loss(loss: Callable[[Tensor, Any], object], name: str, out: Tensor, y: Any) -> object:
+    """Call a loss of the user's, and say in plain words why it failed if it does.
+
+    Args:
+        loss: The function.
+        name: What messages call it.
+        out: Outputs.
+        y: Their targets.
+
+    Returns:
+        What it returned.
+
+    Raises:
+        ValueError: If it raises.
+    """
+    try:
+        return loss(out, y)
+    except Exception as error:
+        targets = f"targets of shape {tuple(y.shape)}" if isinstance(y, Tensor) else f"{type(y).__name__} targets"
+        raise ValueError(
+            f"loss {name} raised {type(error).__name__} on outputs of shape {tuple(out.shape)} and {targets}: "
+            f"{_first_line(error)}. Pass a function of (outputs, y) that takes these and returns one number."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "no message")
+
+
 def _complaint(model: nn.Module, x: Inputs, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else "no message"
-    text = f"model raised {type(error).__name__} on {x}: {first}"
+    text = f"model raised {type(error).__name__} on {x}: {_first_line(error)}"
     parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
     given = x.first if x.leaf is None else x.leaf
     if parameter is not None and given.dtype != parameter.dtype and "dtype" in str(error):

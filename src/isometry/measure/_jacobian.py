@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from isometry._base import allowed_bytes
-from isometry.measure._guards import check_model, open_inputs
+from isometry.measure._guards import check_model, open_inputs, outside_inference
 from isometry.measure._jacobian_chain import Chain
 from isometry.measure._jacobian_operator import Jacobian, parameter_versions
 from isometry.measure._jacobian_path import Path, opened, remedy
@@ -25,6 +25,7 @@ __all__ = ["jacobian"]
 _KEPT_BYTES = 256 * 2**20  # of a chain's slopes (and of weights in another dtype) that a Jacobian holds on to
 
 
+@outside_inference
 def jacobian(
     model: nn.Module,
     x: Tensor | Inputs | Mapping[str, Any] | Sequence[Any],

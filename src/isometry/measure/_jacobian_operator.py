@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from isometry import linalg
 from isometry._base import Cost, allowed_bytes, check_budget, check_tensor, progress, stopwatch
+from isometry.measure._guards import outside_inference
 from isometry.measure._jacobian_chain import Chain
 from isometry.measure._jacobian_dense import chain_blocks, dense_blocks, sweep_bytes
 from isometry.measure._jacobian_path import Path, opened
@@ -64,6 +65,7 @@ class Jacobian:
         """(out, in) of one Jacobian, all dimensions but the batch flattened."""
         return math.prod(self.out_shape), math.prod(self.in_shape)
 
+    @outside_inference
     def matrix(self) -> Tensor:
         """Form the Jacobians.
 
@@ -83,6 +85,7 @@ class Jacobian:
         with self._blocks(slice(0, self.inputs)) as blocks:
             return torch.cat([_unscaled(block, exponent) for _, block, exponent in blocks])
 
+    @outside_inference
     def singular_values(self) -> Tensor:
         """Compute all singular values at every input, exactly.
 
@@ -91,6 +94,7 @@ class Jacobian:
         """
         return self.spectrum().values
 
+    @outside_inference
     def spectrum(self) -> JacobianSpectrum:
         """Compute all singular values at every input, with what is to know about them.
 
@@ -108,6 +112,7 @@ class Jacobian:
             self._kept["spectrum"] = self._spectrum()
         return self._kept["spectrum"]
 
+    @outside_inference
     def extremes(
         self,
         *,
@@ -164,6 +169,7 @@ class Jacobian:
             cost=Cost(forward_passes=1, matvecs=sum(f.cost.matvecs for f in found), seconds=watch.seconds),
         )
 
+    @outside_inference
     def matvec(self, v: Tensor) -> Tensor:
         """Multiply the Jacobian at each input by its own vector.
 
@@ -177,6 +183,7 @@ class Jacobian:
         with self._products(slice(0, self.inputs)) as (push, _):
             return push(rows).reshape(self.inputs, *self.out_shape)
 
+    @outside_inference
     def rmatvec(self, u: Tensor) -> Tensor:
         """Multiply the transposed Jacobian at each input by its own vector.
 

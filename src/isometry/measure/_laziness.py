@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from isometry._base import Cost, stopwatch, unknown_name
 from isometry.measure._fisher_setup import choose_parameters
-from isometry.measure._guards import check_model, check_per_sample, open_inputs, run_model
+from isometry.measure._guards import check_model, check_per_sample, open_inputs, outside_inference, run_model
 from isometry.measure._laziness_result import Laziness, RepresentationChange, WeightChange
 from isometry.measure._ntk import ntk
 from isometry.tape import Inputs, measuring, record
@@ -26,6 +26,7 @@ from isometry.tape import Inputs, measuring, record
 __all__ = ["laziness"]
 
 
+@outside_inference
 def laziness(
     before: nn.Module,
     after: nn.Module,

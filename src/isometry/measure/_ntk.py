@@ -23,7 +23,7 @@ from isometry.measure._fisher_roots import check_choice
 from isometry.measure._fisher_setup import Setup, make_setup
 from isometry.measure._gram import accumulate
 from isometry.measure._gram_sums import DirectionGrams, FullGram
-from isometry.measure._guards import check_model, open_inputs
+from isometry.measure._guards import check_model, open_inputs, outside_inference
 from isometry.measure._ntk_result import NTK, Form
 from isometry.tape import Inputs
 
@@ -32,6 +32,7 @@ __all__ = ["ntk"]
 Batch = Tensor | Inputs | Mapping[str, Any] | Sequence[Any]
 
 
+@outside_inference
 def ntk(
     model: nn.Module,
     x: Batch,
@@ -119,6 +120,7 @@ def ntk(
         coverage=setup.coverage,
         cost=Cost(forward_passes=2, backward_passes=len(chosen), bytes=needed, seconds=watch.seconds),
         values=whole.mean(0) if form == "trace" else whole,
+        _available=setup.out[0].numel(),
     )
 
 

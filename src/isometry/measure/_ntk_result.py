@@ -71,6 +71,7 @@ class NTK(Result):
     coverage: Coverage
     cost: Cost
     values: Tensor = field(repr=False)
+    _available: int | None = field(default=None, repr=False)  # outputs of the model, chosen or not; None if not known
 
     def matrix(self) -> Tensor:
         """Lay the kernel out as matrices.
@@ -108,7 +109,7 @@ class NTK(Result):
             ValueError: If the kernel is between two batches, or the targets do not fit.
         """
         self._insist_on_one_batch("an alignment")
-        kernel, rows = self._mean(), _rows(targets, self.samples)
+        kernel, rows = self._mean(), _rows(targets, self.samples, self._available)
         centred, y = _centred(kernel), rows - rows.mean(0)
         ideal = y @ y.T
         scale = float(centred.norm() * ideal.norm())
@@ -157,10 +158,18 @@ def _centred(kernel: Tensor) -> Tensor:
     return kernel - kernel.mean(0) - kernel.mean(1, keepdim=True) + kernel.mean()
 
 
-def _rows(targets: object, samples: int) -> Tensor:
+def _rows(targets: object, samples: int, outputs: int | None) -> Tensor:
     values = check_tensor("targets", targets, min_ndim=1)
     if len(values) != samples:
         raise ValueError(f"targets have {len(values)} rows for {samples} samples; pass one per sample.")
     if not values.is_floating_point():
+        low, high = int(values.min()), int(values.max())
+        # One output, a binary classifier's say, goes with two classes, or whatever else is asked about it.
+        if low < 0 or (outputs is not None and high >= outputs > 1):
+            allowed = "0 or above" if outputs is None or outputs == 1 else f"0..{outputs - 1}, one for each output"
+            raise ValueError(
+                f"targets lie in {low}..{high}, but class labels must be {allowed}; number the classes from 0, or pass "
+                "real values, which are taken as they are (targets.double(), say)."
+            )
         values = torch.nn.functional.one_hot(values.long())
     return values.double().reshape(samples, -1)

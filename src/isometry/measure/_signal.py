@@ -25,6 +25,8 @@ from isometry.measure._guards import (
     check_per_sample,
     differentiable,
     open_inputs,
+    ordinary,
+    outside_inference,
     run_model,
     sample_mixing,
 )
@@ -38,6 +40,7 @@ __all__ = ["signal"]
 Probe = Literal["cross-entropy", "mse", "random cotangent"]
 
 
+@outside_inference
 def signal(
     model: nn.Module,
     x: Tensor | Inputs | Mapping[str, Any] | Sequence[Any],
@@ -138,13 +141,14 @@ def _losses(output: Tensor, targets: Tensor | None, generator: torch.Generator |
         return "random cotangent", (output * cotangent).reshape(len(output), -1).sum(1)
     if not isinstance(targets, Tensor):
         raise TypeError(f"targets must be a torch.Tensor, got {type(targets).__name__}; convert them first.")
+    targets = ordinary(targets)
     if targets.is_floating_point():
         if targets.shape != output.shape:
             raise ValueError(
                 f"targets have shape {tuple(targets.shape)}, the outputs {tuple(output.shape)}; real-valued targets "
                 "need the outputs' shape (class indices need an integer dtype)."
             )
-        wanted = targets.detach().to(output)
+        wanted = targets.to(output)
         return "mse", (output - wanted).square().reshape(len(output), -1).mean(1)
     logits = output if output.ndim > 1 and targets.shape == output.shape[:-1] else output.movedim(1, -1)  # (N, ..., C)
     if output.ndim < 2 or targets.shape != logits.shape[:-1]:

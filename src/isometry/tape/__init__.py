@@ -10,6 +10,7 @@ from isometry.tape._denormals import flushed_denormals
 from isometry.tape._inputs import Inputs, as_inputs
 from isometry.tape._measuring import measuring
 from isometry.tape._outputs import select_output
+from isometry.tape._plain_operations import plain_operations
 from isometry.tape._record import Call, Recording, StaleActivationError, record
 from isometry.tape._untouched import untouched
 
@@ -26,5 +27,6 @@ __all__ = [
     # leaving no trace
     "flushed_denormals",
     "measuring",
+    "plain_operations",
     "untouched",
 ]

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from isometry.tape._denormals import flushed_denormals
+from isometry.tape._plain_operations import plain_operations
 from isometry.tape._untouched import untouched
 
 __all__ = ["measuring"]
@@ -26,6 +27,7 @@ def measuring(model: nn.Module, *, training: bool | None = False, denormals: boo
     Inside the block
 
     - attention runs in its plain form: the fused kernels have no second derivative, no forward mode and no batch rule;
+    - activation checkpointing is off: it runs modules again on the way back, where nothing can be transformed;
     - statistics are frozen: batch normalization uses its running ones and does not update them, dropout is off (unless
       ``training`` says otherwise);
     - modules with an ``inplace`` option work out of place, so that what the tape has recorded stays as it was;
@@ -58,6 +60,7 @@ def measuring(model: nn.Module, *, training: bool | None = False, denormals: boo
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        stack.enter_context(plain_operations())
         if not denormals:
             stack.enter_context(flushed_denormals())
         stack.enter_context(warnings.catch_warnings())

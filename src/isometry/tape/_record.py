@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from isometry.tape._plain_operations import plain_operations
 from isometry.tape._sweep import Deliver, Seed, sweep_at_once, unwrapped
 
 __all__ = ["Call", "Recording", "StaleActivationError", "record"]
@@ -165,7 +166,8 @@ def record(
 
     What a call took in and gave back is recorded as the module's own ``forward`` saw it: after the user's pre-forward
     hooks and before the user's forward hooks. The fused paths that PyTorch's attention modules take in evaluation
-    mode are switched off, since they go round the modules inside.
+    mode are switched off, since they go round the modules inside; so is activation checkpointing, which runs modules
+    again on the way back.
 
     Args:
         model: The model that will be run.
@@ -195,6 +197,7 @@ def record(
     counter = _Counter()
     with ExitStack() as stack:
         stack.enter_context(_fused_attention_off())
+        stack.enter_context(plain_operations())
         if cotangents:
             stack.enter_context(_frozen(model))
             handle = model.register_forward_pre_hook(_detach_inputs, with_kwargs=True)

@@ -8,9 +8,10 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from isometry._base import preserved_rng
+from isometry.tape._max_norm import rows_kept
 
 __all__ = ["untouched"]
 
@@ -31,7 +32,8 @@ def untouched(model: nn.Module, *, training: bool | None = None) -> Iterator[nn.
 
     Gradients that the parameters carry are set aside, so that nothing accumulates into them; inside the block every
     ``.grad`` starts as None. Random states are torch's, NumPy's and Python's. Parameter *values* are not copied: a
-    block that changes them is not a measurement.
+    block that changes them is not a measurement. Rows of embeddings with a ``max_norm``, which torch shortens in place
+    when it looks them up, are shortened in passing instead, with the same outputs and derivatives.
 
     Args:
         model: The model that the block works on.
@@ -61,7 +63,7 @@ def untouched(model: nn.Module, *, training: bool | None = None) -> Iterator[nn.
             model.train(training)
         for parameter, _, _ in parameters:
             parameter.grad = None
-        with preserved_rng():
+        with preserved_rng(), rows_kept(model):
             yield model
     finally:
         random.setstate(python_state)
@@ -75,9 +77,22 @@ def untouched(model: nn.Module, *, training: bool | None = None) -> Iterator[nn.
         with torch.no_grad():
             for table, name, buffer, value in buffers:
                 table[name] = buffer
-                if not torch.equal(buffer, value):
+                if not _same(buffer, value):
                     buffer.copy_(value)
         for table, entries in hooks:
             if table.keys() != entries.keys():
                 table.clear()
                 table.update(entries)
+
+
+def _same(buffer: Tensor, value: Tensor) -> bool:
+    """Compare values, of which NaN is one: a write would count as a change of the model.
+
+    Returns:
+        Whether they are equal.
+    """
+    if torch.equal(buffer, value):
+        return True
+    if not buffer.is_floating_point() or buffer.shape != value.shape or buffer.dtype != value.dtype:
+        return False
+    return bool(((buffer == value) | (buffer.isnan() & value.isnan())).all())

@@ -1,0 +1,123 @@
+"""Checkpointed activations and PReLU are measured as what they compute, by every measurement.
+
+Seen to fail: with checkpoints left on, all refuse the reentrant kind, and signal and products the other; with torch's
+own PReLU, one direction at a time gives gradients that are off by some percent, and (N, C) raises.
+"""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.func import functional_call, jacrev
+from torch.utils.checkpoint import CheckpointFunction, checkpoint
+
+from isometry import measure
+
+Y = torch.arange(6) % 3
+QUESTIONS = {
+    "signal": lambda model, x: [layer.gradient_norm for layer in measure.signal(model, x, Y).layers],
+    "jacobian": lambda model, x: measure.jacobian(model, x).singular_values(),
+    "extremes": lambda model, x: measure.jacobian(model, x).extremes().values,
+    "fisher": lambda model, x: measure.fisher(model, x).eigenvalues(),
+    "fisher by products": lambda model, x: measure.fisher(model, x, dense=False).top(1).eigenvalues,
+    "fisher by groups": lambda model, x: [group.trace for group in measure.fisher(model, x).per_group(by="layer")],
+    "tangent kernel": lambda model, x: measure.ntk(model, x).matrix(),
+    "gradient confusion": lambda model, x: measure.gradient_confusion(model, x, Y).min_cosine,
+    "gradient confusion by passes": lambda model, x: measure.gradient_confusion(model, x, Y, route="passes").min_cosine,
+    "curvature": lambda model, x: measure.curvature(model, x, Y).top(1).eigenvalues,
+    "gauss-newton": lambda model, x: measure.curvature(model, x, Y, kind="gauss-newton").dense(),
+}
+
+
+class Net(nn.Module):
+    """Keeps or computes again what is in its middle."""
+
+    def __init__(self, reentrant=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.c = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+        self.reentrant = reentrant
+
+    def middle(self, h):
+        return torch.tanh(self.b(h))
+
+    def forward(self, x):
+        h = self.a(x)
+        kept = self.reentrant is None
+        return self.c(self.middle(h) if kept else checkpoint(self.middle, h, use_reentrant=self.reentrant))
+
+
+def normal(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+@pytest.mark.parametrize("name", QUESTIONS)
+def test_checkpoints_change_nothing(name, reentrant):
+    x = normal(6, 4)
+    own = CheckpointFunction.apply
+    found, wanted = (torch.as_tensor(QUESTIONS[name](model, x)) for model in (Net(reentrant), Net()))
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+    assert CheckpointFunction.apply == own
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpoints_of_the_transformers_library(reentrant):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.GPT2Config(
+        vocab_size=11, n_positions=6, n_embd=8, n_layer=2, n_head=2, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
+    )
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(config).train()  # checkpoints are for training mode
+    x = {"input_ids": torch.arange(12).view(3, 4) % 11}
+
+    def values():
+        return torch.tensor(
+            [
+                measure.fisher(model, x, dense=False).trace,
+                measure.signal(model, x, training=True, generator=torch.Generator().manual_seed(0)).input_gradient_norm,
+            ]
+        )
+
+    wanted = values()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the name that all versions of the library know
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    torch.testing.assert_close(values(), wanted, equal_nan=True)
+    assert any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+class Pooled(nn.Module):
+    def forward(self, x):
+        return x.mean(-1)
+
+
+PRELUS = {
+    "one number": (nn.Linear(4, 5), nn.PReLU(), nn.Linear(5, 3), (6, 4)),
+    "a number a channel": (nn.Linear(4, 5), nn.PReLU(5), nn.Linear(5, 3), (6, 4)),
+    "positions behind": (nn.Linear(4, 7), nn.PReLU(5), nn.Sequential(Pooled(), nn.Linear(5, 3)), (6, 5, 4)),
+    "as many positions": (nn.Linear(4, 5), nn.PReLU(5), nn.Sequential(Pooled(), nn.Linear(5, 3)), (6, 5, 4)),
+    "images": (nn.Conv2d(2, 5, 3), nn.PReLU(5), nn.Sequential(nn.Flatten(), nn.Linear(45, 3)), (6, 2, 5, 5)),
+}
+
+
+@pytest.mark.parametrize("name", PRELUS)
+def test_prelu_in_any_shape(name):
+    *modules, shape = PRELUS[name]
+    model, x = nn.Sequential(*modules).double(), normal(*shape).double()
+    with torch.no_grad():
+        model[1].weight.copy_(torch.linspace(-0.5, 0.9, model[1].weight.numel()))
+    each = jacrev(lambda values: functional_call(model, values, (x,)))(
+        {n: p.detach() for n, p in model.named_parameters()}
+    )
+    rows = torch.cat([part.flatten(2) for part in each.values()], 2)  # (N, C, numbers)
+    torch.testing.assert_close(measure.ntk(model, x).values, torch.einsum("nap,mbp->anbm", rows, rows))
+    fisher = measure.fisher(model, x, likelihood="gaussian")
+    flat = rows.flatten(0, 1)
+    torch.testing.assert_close(fisher.trace, float(flat.square().sum()) / len(x))
+    for products in (measure.fisher(model, x, likelihood="gaussian", dense=False), fisher):
+        top = float(torch.linalg.matrix_norm(flat, 2) ** 2) / len(x)
+        torch.testing.assert_close(float(products.top(1).eigenvalues[0]), top, rtol=1e-4, atol=0.0)
+    by_gram, by_passes = (measure.gradient_confusion(model, x, Y, route=route) for route in ("gram", "passes"))
+    assert by_gram.min_cosine == pytest.approx(by_passes.min_cosine, rel=1e-9)
