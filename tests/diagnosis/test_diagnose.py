@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import isometry
-from isometry.diagnosis import diagnose
+from isometry.diagnosis import diagnose, prescribe
 
 from .nets import CLASSES, SIZE, assert_same, data, fingerprint, mlp
 
@@ -141,6 +141,10 @@ def test_bad_options_are_refused():
         diagnose(mlp(2), data(), prove=3)
     with pytest.raises(ValueError, match="no data to train on"):
         diagnose(mlp(2), in_shape=(SIZE,), prove=20)
+    for seed in ("a", 1.5, True, 10**20):
+        for function in (diagnose, prescribe):
+            with pytest.raises(ValueError, match=r"seed must be a whole number below 2\^63, got"):
+                function(mlp(2), data(), seed=seed)
 
 
 def test_it_is_the_packages_main_function():

@@ -38,6 +38,12 @@ def test_saved_state_loads_into_the_model(tmp_path):
     assert_same(fingerprint(applied), fingerprint(loaded))
 
 
+def test_a_place_that_takes_no_files_is_told_in_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"nothing can be written to '.*file/deep' \(Not a directory\); give another"):
+        prescribe(mlp(2), data()).save(tmp_path / "file" / "deep" / "init.safetensors")
+
+
 def test_other_seed_other_draw_and_q_star_is_obeyed():
     model = mlp(10)
     a, b = prescribe(model, data(), seed=0), prescribe(model, data(), seed=1)
@@ -58,6 +64,14 @@ def test_what_no_initialization_cures_is_said():
     found = diagnose(nn.Sequential(*mlp(2), nn.Softmax(1)), data())
     assert any("Return logits" in note for note in found.prescription.notes)
     assert f"{CLASSES}" in str(len(data()[1].unique()))
+    assert (
+        "This initialization alone does not cure the model: bounded_outputs would remain." in found.prescription.notes
+    )
+
+
+def test_what_is_left_of_a_model_that_was_not_judged_is_no_cure_that_failed():
+    told = prescribe(nn.Sequential(*mlp(2), nn.Softmax(1)), data())
+    assert told.notes[0].startswith("Measured as prescribed, the model shows bounded_outputs")
 
 
 def test_prints_its_changes():
@@ -96,3 +110,57 @@ def test_a_model_that_is_built_alike_takes_it():
     assert torch.equal(first[2].weight, second[2].weight)
     compiled = made.apply_(torch.compile(mlp(2, seed=1)))
     assert torch.equal(first[2].weight, compiled._orig_mod[2].weight)
+
+
+def test_the_summary_tells_the_setting_of_most_layers():
+    model = nn.Sequential(nn.Linear(16, 16), *mlp(60))  # two affine maps in a row: the first has no activation
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16), *model[1:])
+    found = diagnose(model, data()).prescription
+    told = [c.detail for c in found.changes if c.name.endswith("weight")]
+    assert sum(f"sigma_w = {found.sigma_w:.4g}" in detail for detail in told) > 50
+    assert f"sigma_w = {found.sigma_w:.4g}, sigma_b = {found.sigma_b:.3g} in 59 of 61 hidden layers" in found.summary
+    assert "linear" not in found.summary
+    plain = prescribe(mlp(60), data())
+    assert f"tanh: q* = {plain.q_star:.4g}, sigma_w = {plain.sigma_w:.4g}, sigma_b" in plain.summary
+
+
+class Wrapped(nn.Module):
+    def __init__(self, how, depth=2):
+        super().__init__()
+        self.net, self.how = mlp(depth), how
+
+    def forward(self, x):
+        return self.how(self.net, x)
+
+
+@torch.no_grad()
+def ungraded(net, x):
+    return net(x)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (lambda net, x: net(x).detach(), "If a detach(), a no_grad() or a frozen readout cuts the gradient, remove"),
+        (ungraded, "If a detach(), a no_grad() or a frozen readout cuts the gradient, remove"),
+        (lambda net, x: net[3:](net[:3](x).detach()), "Reconnect or freeze the parameters that no gradient reaches."),
+        (lambda net, x: net(x) * math.nan, "If the model's code makes values that are not finite"),
+        (lambda net, x: net(x) + torch.randn(len(x), CLASSES), "Draw random numbers in training mode only"),
+        (lambda net, x: net(x) - net(x).mean(0), "Take statistics within a sample, or running ones"),
+    ],
+    ids=["detach", "no_grad", "detach within", "nan", "random", "batch"],
+)
+def test_where_weights_cannot_help_the_summary_says_what_to_do(how, words):
+    found = diagnose(Wrapped(how), data())
+    assert found.verdict != "healthy"
+    assert found.prescription.summary.startswith(words)
+    assert "orthogonal" not in found.prescription.summary
+    assert any(note.startswith(words) for note in found.prescription.notes)
+
+
+def test_weights_come_second_where_both_are_to_be_mended():
+    found = diagnose(nn.Sequential(*mlp(60), nn.Softmax(1)), data()).prescription
+    assert found.summary.startswith("Return logits: ")
+    assert " Then orthogonal weights, by theory, tanh: q*" in found.summary

@@ -17,7 +17,7 @@ from isometry.diagnosis._admit import admit
 from isometry.diagnosis._nodes import as_nodes, counted_rows
 from isometry.diagnosis._words import count
 from isometry.nn import is_foreign, is_pretrained, named_inputs, positions_reference
-from isometry.tape import Inputs, as_inputs, untouched
+from isometry.tape import Inputs, as_inputs, plain_operations, untouched
 from isometry.training import Likelihood, chance_loss, infer_likelihood
 
 __all__ = ["Case", "open_case", "reopen"]
@@ -253,7 +253,7 @@ def _outputs(model: nn.Module, x: Inputs, *, keep_modes: bool = False) -> tuple[
         if keep_modes:
             returned = model(*x.args, **x.kwargs)
         else:
-            with untouched(model, training=False), torch.no_grad():
+            with untouched(model, training=False), torch.no_grad(), plain_operations():
                 returned = model(*x.args, **x.kwargs)
     except (RuntimeError, ValueError, IndexError, TypeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Sequence
+from numbers import Integral
 
 from torch import nn
 
@@ -86,6 +87,7 @@ def diagnose(
         )
     if prove and data is None:
         raise ValueError(f"prove is {prove} but there are no data to train on; pass data.")
+    _check_seed(seed)
     if q_star is not None:
         check_positive("q_star", q_star)
     with eagerly(model):
@@ -144,12 +146,23 @@ def prescribe(
     Returns:
         The prescription; ``prescription.apply_(model)`` carries it out.
     """
+    _check_seed(seed)
     if q_star is not None:
         check_positive("q_star", q_star)
     with eagerly(model):
         case = open_case(model, data, samples=samples, seed=seed, likelihood=None, in_shape=in_shape)
         with untouched(case.original):
             return write_prescription(case, (), q_star=q_star)
+
+
+def _check_seed(seed: object) -> None:
+    """Insist on a seed that torch's generators take.
+
+    Raises:
+        ValueError: If it is no whole number, or one that does not fit.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not -(2**63) <= int(seed) < 2**63:
+        raise ValueError(f"seed must be a whole number below 2^63, got {seed!r}.")
 
 
 def _prescribed(

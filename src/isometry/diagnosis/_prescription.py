@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-import tempfile
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,14 @@ import torch
 from torch import nn
 
 from isometry import init
-from isometry._base import Cost, Result, stopwatch
+from isometry._base import Cost, Result, stopwatch, whole_file
 from isometry.diagnosis._admit import eagerly, uncompiled
 from isometry.diagnosis._case import Case, reopen
 from isometry.diagnosis._evidence import Evidence
 from isometry.diagnosis._finding import Finding
 from isometry.diagnosis._pretrained import OVERWRITES
 from isometry.diagnosis._response import measure_response
+from isometry.diagnosis._words import count
 from isometry.diagnosis.rules import judge
 from isometry.tape import Inputs
 
@@ -34,9 +35,16 @@ INCURABLE = {
     "unreachable_parameters": "Reconnect or freeze the parameters that no gradient reaches.",
     "constant_output": "If the model averages over the batch or drops its input, mend that: weights cannot help.",
     "gradient_underflow": "If a constant factor in the model's code shrinks the signal, remove it.",
+    "nonfinite_signal": "If the model's code makes values that are not finite (divisions by zero, logarithms of zero), "
+    "mend that: weights cannot help.",
+    "random_outputs": "Draw random numbers in training mode only: weights cannot make an output follow from its input.",
+    "coupled_samples": "Take statistics within a sample, or running ones: weights cannot make samples independent.",
     "input_scale": "Standardize the inputs in the data pipeline, then prescribe again: as it is now, the first layer "
     "absorbs their scale.",
 }
+
+PERHAPS = ("no_gradient", "constant_output", "gradient_underflow", "nonfinite_signal")  # some weights cause them, too
+UNDEFINED = ("random_outputs", "coupled_samples")  # what is measured then says little
 
 
 @dataclass(frozen=True)
@@ -63,8 +71,8 @@ class Prescription(Result):
         changes: One row for each parameter.
         input_scale: What the inputs must still be multiplied with; None if nothing.
         notes: What no initialization cures, and remarks.
-        sigma_w: sigma_w of the hidden layers; None without an operating point.
-        sigma_b: sigma_b of the hidden layers; None likewise.
+        sigma_w: sigma_w of the hidden layers, of most if they differ; None without an operating point.
+        sigma_b: sigma_b of the same layers; None likewise.
         q_star: Second moment that is aimed at; None likewise.
         remaining: Codes of the errors that a second look at the prescribed model still finds; empty if it is cured as
             far as the rules can tell.
@@ -120,6 +128,7 @@ class Prescription(Result):
         Raises:
             RuntimeError: If the prescription no longer knows its model.
             ValueError: If the file's name does not end in ``.safetensors``.
+            OSError: If nothing can be written there.
         """
         from safetensors.torch import save_model
 
@@ -128,16 +137,9 @@ class Prescription(Result):
         target = Path(path)
         if target.suffix != ".safetensors":
             raise ValueError(f"path must end in .safetensors, the format that is written, got {target.name!r}.")
-        target.parent.mkdir(parents=True, exist_ok=True)
         prescribed = self.apply_(copy.deepcopy(self._model))
-        handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-        os.close(handle)
-        try:
-            save_model(prescribed, part)
-            os.replace(part, target)
-        except BaseException:  # Ctrl-C too
-            Path(part).unlink(missing_ok=True)
-            raise
+        with whole_file(target) as part:
+            save_model(prescribed, str(part))
         return target
 
     def __str__(self) -> str:
@@ -175,18 +177,19 @@ def write_prescription(case: Case, findings: tuple[Finding, ...], *, q_star: flo
         prescribed = copy.deepcopy(case.original)
         done = _initialize(prescribed, case.x, case.seed, options)
         remaining = _second_look(case, prescribed)
+    setting = _setting(done)
     return Prescription(
-        summary=f"standardize the inputs, then {done.summary}" if _raw(findings) else done.summary,
+        summary=_summary(_described(done, setting), findings, remaining),
         changes=tuple(Change(r.name, r.action, _detail(r)) for r in done.rows),
         input_scale=done.input_scale,
         notes=(
             *((OVERWRITES,) if case.pretrained else ()),
-            *_verdict(remaining),
+            *_left(remaining, findings),
             *_incurable(findings),
             *done.notes,
         ),
-        sigma_w=done.sigma_w,
-        sigma_b=done.sigma_b,
+        sigma_w=setting.sigma_w,
+        sigma_b=setting.sigma_b,
         q_star=done.q_star,
         remaining=remaining,
         seed=case.seed,
@@ -242,10 +245,12 @@ def _second_look(case: Case, prescribed: nn.Module) -> tuple[str, ...]:
     return tuple(dict.fromkeys(f.code for f in left if f.severity == "error"))
 
 
-def _verdict(remaining: tuple[str, ...]) -> tuple[str, ...]:
+def _left(remaining: tuple[str, ...], findings: tuple[Finding, ...]) -> tuple[str, ...]:
     if not remaining:
         return ()
-    return (f"This initialization alone does not cure the model: {', '.join(remaining)} would remain.",)
+    if any(f.severity == "error" for f in findings):
+        return (f"This initialization alone does not cure the model: {', '.join(remaining)} would remain.",)
+    return (f"Measured as prescribed, the model shows {', '.join(remaining)}.",)
 
 
 def _initialize(model: nn.Module, batch: Inputs | None, seed: int, options: dict[str, Any]) -> init.InitTable:
@@ -253,13 +258,95 @@ def _initialize(model: nn.Module, batch: Inputs | None, seed: int, options: dict
 
     Returns:
         What was done.
+
+    Raises:
+        NotImplementedError: If a layer is called on a packed sequence.
+        AttributeError: What else the model's code lacks.
     """
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad and not bool(torch.isfinite(parameter).all()):
                 parameter.zero_()
     generator = torch.Generator().manual_seed(seed)
-    return init.critical_(model, data=batch, generator=generator, **options)
+    try:
+        return init.critical_(model, data=batch, generator=generator, **options)
+    except AttributeError as error:
+        if "PackedSequence" not in str(error):
+            raise
+        raise NotImplementedError(
+            "model calls a layer on a packed sequence, which cannot be calibrated on; feed it padded sequences to get "
+            "a prescription."
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the hidden layers are set to; layers between other activations may differ.
+
+    Attributes:
+        sigma_w: sigma_w of most of them.
+        sigma_b: sigma_b of the same layers.
+        count: How many these are.
+        hidden: How many there are.
+    """
+
+    sigma_w: float | None
+    sigma_b: float | None
+    count: int = 0
+    hidden: int = 0
+
+
+def _setting(done: init.InitTable) -> _Setting:
+    """Find the setting of most hidden layers; the operating point is that of the first activation alone.
+
+    Returns:
+        The setting; the operating point's where the layers have it, or were calibrated each on its own.
+    """
+    point = _Setting(done.sigma_w, done.sigma_b)
+    if done.method != "analytic":
+        return point
+    biases = {row.name.rpartition(".")[0]: row.sigma_b for row in done.rows if row.role == "bias"}
+    layers = [
+        (row.sigma_w, biases.get(row.name.rpartition(".")[0]))
+        for row in done.rows
+        if row.role == "hidden" and row.sigma_w is not None
+    ]
+    if not layers:
+        return point
+    (sigma_w, sigma_b), number = Counter(layers).most_common(1)[0]
+    return _Setting(sigma_w, done.sigma_b if sigma_b is None else sigma_b, number, len(layers))
+
+
+def _described(done: init.InitTable, setting: _Setting) -> str:
+    """Say what was done, in the words of most layers where the first one is an exception.
+
+    Returns:
+        A phrase.
+    """
+    if setting.count == 0 or setting.sigma_w == done.sigma_w:
+        return done.summary
+    return (
+        f"{done.weights} weights, by theory: q* = {done.q_star:.4g}, sigma_w = {setting.sigma_w:.4g}, sigma_b = "
+        f"{setting.sigma_b:.3g} in {setting.count} of {count(setting.hidden, 'hidden layer')}, the others between "
+        "other activations"
+    )
+
+
+def _summary(described: str, findings: tuple[Finding, ...], remaining: tuple[str, ...]) -> str:
+    """Lead with what only the model's code or the data can mend; weights come second, or not at all.
+
+    Returns:
+        A phrase, or whole sentences.
+    """
+    weights = f"standardize the inputs, then {described}" if _raw(findings) else described
+    found = {f.code: f.severity for f in findings if f.severity != "info"}
+    leading = [code for code in found if code in INCURABLE and code != "input_scale"]
+    leading = [code for code in leading if code not in PERHAPS or code in remaining]
+    if not leading:
+        return weights
+    grave = ("error",) if any(code in UNDEFINED for code in leading) else ("error", "warning")
+    helped = any(s in grave and code not in leading and code not in remaining for code, s in found.items())
+    return " ".join(INCURABLE[code] for code in leading) + (f" Then {weights}" if helped else "")
 
 
 def _detail(row: init.InitRow) -> str:

@@ -37,7 +37,7 @@ def distinct_samples(evidence: Evidence) -> int:
 
 
 def _rounded(rows: Tensor) -> Tensor:
-    flat = rows.detach().double().flatten(1)
+    flat = rows.detach().double().reshape(len(rows), -1)  # ids and times are one number a sample
     size = float(flat.square().mean().sqrt())
     if not rows.is_floating_point() or size == 0:
         return flat
