@@ -3,9 +3,12 @@
 Seen to fail: with the torn line kept, with ``take_over`` ignoring the gaps, with rows after the checkpoint's step kept.
 """
 
+import errno
 import json
 import math
+import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -183,6 +186,23 @@ def test_paths(tmp_path):
         make(Training(), Clock(), tmp_path)
     make(Training(), Clock(), tmp_path / "new" / "folder" / "probe.jsonl").start()
     assert (tmp_path / "new" / "folder" / "probe.jsonl").is_file()
+    inside = tmp_path / "new" / "folder" / "probe.jsonl" / "other.jsonl"
+    with pytest.raises(OSError, match=r"path '.*other.jsonl' cannot be written: .*; give a path in a folder that can"):
+        make(Training(), Clock(), inside).start()
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_by_the_path_that_was_given(tmp_path, monkeypatch):
+    own = Path.open
+
+    def refuse(self, mode="r", **options):
+        if "w" in mode:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return own(self, mode, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError, match=r"path '[^']*/probe.jsonl' cannot be written: Permission denied; give") as caught:
+        make(Training(), Clock(), tmp_path / "probe.jsonl").start()
+    assert ".part" not in str(caught.value)
 
 
 def test_the_table_and_the_printed_summary(tmp_path):

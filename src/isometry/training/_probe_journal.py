@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ class Journal:
         self.records.append(record)
         if self.path is None:
             return
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+        with _named(self.path), self.path.open("a", encoding="utf-8", newline="\n") as file:
             file.write(_line(record))
             file.flush()
             os.fsync(file.fileno())
@@ -77,13 +78,33 @@ class Journal:
         self.records = list(records)
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}.part")
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(_line(entry) for entry in (self.header, *self.records))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, self.path)
+        with _named(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            part = self.path.with_name(f".{self.path.name}.part")
+            with part.open("w", encoding="utf-8", newline="\n") as file:
+                file.writelines(_line(entry) for entry in (self.header, *self.records))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.path)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Say which file could not be written, in the words of the user, who knows nothing of the one beside it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OSError: If the block does.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"path {str(path)!r} cannot be written: {error.strerror or error}; give a path in a folder that can be "
+            "written to, with room on its disk, or path=None to keep the measurements in memory."
+        ) from error
 
 
 def _line(entry: Mapping[str, Any]) -> str:

@@ -106,6 +106,12 @@ def message(tmp_path, text):
         ("epochs = 3", "epochs = 0", "small.toml: epochs must be at least 1, got 0."),
         ("epochs = 3", 'epochs = "3"', "small.toml: epochs must be a whole number, got '3'."),
         ("seeds = [0, 3]", "seeds = [1, 1]", "small.toml: seeds [1, 1] names a seed twice; give each once."),
+        ("seeds = [0, 3]", "seeds = 1000000000", "small.toml: seeds = 1000000000 asks for that many runs of each"),
+        (
+            "seeds = [0, 3]",
+            "seeds = [99999999999999999999]",
+            "seeds must be below 2^63, got 99999999999999999999; take",
+        ),
         ("seeds = [0, 3]", "seeds = [-1]", "seeds must be a number of seeds or a list of whole numbers, got [-1]."),
         ("samples = 250", "sample = 250", "unknown key in small.toml, [data]: 'sample'; did you mean 'samples' or"),
         (

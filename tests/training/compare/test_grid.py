@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -47,6 +48,52 @@ def test_constraints_go_with_optimizers_that_know_them(tmp_path):
     assert grid.left_out[0].endswith("stiefel | SGD: SGD does not keep weights on a manifold")
     with pytest.raises(ValueError, match=r"the experiment has nothing to train: .*Add constraint 'none', or an"):
         expand(small(tmp_path, GRID + '\n[[constraint]]\nname = "stiefel"\n'))
+
+
+MODEL = '[[model]]\nname = "mlp:depth=3,width=16,activation=tanh"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            SMALL.replace("lr = [0.01, 0.1]", 'lr = 0.1\nlabel = "a"')
+            + '[[optimizer]]\nname = "SGD"\nlr = [0.1, 0.3]\nlabel = "b"\n',
+            "the tables [[optimizer]] 'a' and 'b' have the same name 'SGD' and lr 0.1, so they would train the same "
+            "runs; leave one out, or change more than the label.",
+        ),
+        (
+            SMALL + '[[init]]\nname = "default"\n[[init]]\nname = "default"\nlabel = "again"\n',
+            "the tables [[init]] 'default' and 'again' have the same name 'default', so",
+        ),
+        (
+            SMALL + '[[init]]\nname = "critical"\nq_star = 0.5\n'
+            '[[init]]\nname = "critical"\nq_star = 0.5\nlabel = "again"\n',
+            "'critical (q_star=0.5)' and 'again' have the same name 'critical', q_star = 0.5, so",
+        ),
+        (
+            SMALL + MODEL + 'label = "again"\n',
+            "and 'again' have the same name 'mlp:depth=3,width=16,activation=tanh', so",
+        ),
+    ],
+)
+def test_entries_that_differ_in_their_labels_alone_are_refused(tmp_path, text, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        expand(small(tmp_path, text))
+
+
+def test_entries_of_other_rates_or_schedules_are_not_the_same(tmp_path):
+    more = '[[optimizer]]\nname = "SGD"\nlr = 0.3\nlabel = "b"\n'
+    more += '[[optimizer]]\nname = "SGD"\nlr = 0.1\nschedule = "cosine"\n'
+    grid = expand(small(tmp_path, SMALL + more))
+    assert len({run.id for run in grid.runs}) == len(grid.runs) == 8
+
+
+def test_a_grid_that_is_too_large_is_refused_at_once(tmp_path):
+    rates = ", ".join(str(i) for i in range(1, 101))
+    text = SMALL.replace("seeds = [0, 3]", "seeds = 50000").replace("lr = [0.01, 0.1]", f"lr = [{rates}]")
+    with pytest.raises(ValueError, match=r"the experiment has 5,000,000 runs, more than 100,000; take fewer seeds"):
+        expand(small(tmp_path, text))
 
 
 def changed(tmp_path, before, after):

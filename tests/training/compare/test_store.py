@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sqlite3
 
 import pytest
@@ -96,3 +97,33 @@ def test_what_is_no_database_of_results(tmp_path):
         old.remember("format", "0")
     with pytest.raises(ValueError, match=r"old' has format 0, this version reads 1; give another folder"):
         Store(tmp_path / "old")
+
+
+@pytest.fixture
+def closed(tmp_path, runs):
+    """A folder of results that nobody may write to, root neither."""
+    folder = tmp_path / "results # 1"
+    folder.mkdir()
+    with Store(folder / DATABASE, write=True) as store:
+        store.enter(runs)
+    folder.chmod(0o555)
+    yield folder
+    folder.chmod(0o755)
+
+
+def test_a_folder_that_is_closed_to_writing_is_read(closed, runs, monkeypatch):
+    free = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK and free(path, mode))  # root may do all
+    with Store(closed / DATABASE) as store:
+        assert [run["id"] for run in store.runs()] == [run.id for run in runs]
+        assert [path.name for path in closed.iterdir()] == [DATABASE]
+        with pytest.raises(OSError, match="cannot be written"):
+            store.remember("key", "value")
+
+
+def test_what_another_process_writes_now_is_read_without_the_right_to_write(store, runs, monkeypatch):
+    store.set_status(runs[0].id, "finished")
+    assert store.path.with_name(f"{DATABASE}-wal").stat().st_size
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+    with Store(store.path) as reader:
+        assert reader.runs()[0]["status"] == "finished"

@@ -79,6 +79,7 @@ class Slow(nn.Sequential):
 """
 
 
+@pytest.mark.usefixtures("_heeds_interrupts")
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
 def test_the_whole_program_is_killed_and_resumed(tmp_path, how):
     """It is killed in the third epoch, in the middle of which the run waits."""

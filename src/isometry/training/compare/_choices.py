@@ -6,7 +6,7 @@ The rooms behind the names load on first use.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "apply_init",
     "knows_manifolds",
     "make_optimizer",
+    "needed_options",
     "optimizer_class",
     "optimizer_options",
 ]
@@ -227,6 +228,21 @@ def optimizer_options(kind: type[torch.optim.Optimizer]) -> dict[str, type]:
     return {n: known.get(type(p.default), object) for n, p in signature.items() if n not in skipped}
 
 
+def needed_options(kind: type[torch.optim.Optimizer]) -> tuple[str, ...]:
+    """List the options that an optimizer cannot do without.
+
+    Args:
+        kind: Its class.
+
+    Returns:
+        Their names.
+    """
+    many = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    signature = inspect.signature(kind).parameters
+    needed = {name for name, p in signature.items() if p.default is p.empty and p.kind not in many}
+    return tuple(name for name in optimizer_options(kind) if name in needed)
+
+
 def knows_manifolds(name: str) -> bool:
     """Tell whether an optimizer keeps constrained weights on their manifold.
 
@@ -239,14 +255,20 @@ def knows_manifolds(name: str) -> bool:
     return bool(getattr(optimizer_class(name)[1], "manifold_aware", False))
 
 
-def make_optimizer(name: str, model: nn.Module, lr: float, options: Mapping[str, Any]) -> torch.optim.Optimizer:
+def make_optimizer(
+    name: str, model: nn.Module, lr: float, options: Mapping[str, Any], example: Tensor | Inputs | None = None
+) -> torch.optim.Optimizer:
     """Make an optimizer of everything in a model that requires a gradient.
+
+    Optimizers for hidden matrices get the groups of ``isometry.roles.route``: the learning rate is the matrices', and
+    the rest moves by AdamW with the rate that the option ``adamw`` says.
 
     Args:
         name: Its name.
         model: The model.
         lr: Learning rate.
         options: As in the experiment; lists become tuples.
+        example: Inputs, from which routing knows which layers are first and last.
 
     Returns:
         The optimizer.
@@ -257,10 +279,29 @@ def make_optimizer(name: str, model: nn.Module, lr: float, options: Mapping[str,
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]  # refusals name them
     if not trained:
         raise ValueError("model has no parameter that requires a gradient; unfreeze some, there is nothing to train.")
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     make: Any = optimizer_class(name)[1]
     try:
-        made: torch.optim.Optimizer = make(trained, lr=lr, **given)
+        params = _routed(model, example) if _takes_routes(make) else trained
+        made: torch.optim.Optimizer = make(params, lr=lr, **{key: _tuples(value) for key, value in options.items()})
     except (TypeError, ValueError) as error:
-        raise ValueError(f"optimizer {name} turned its options down: {error}; mend them in the experiment.") from error
+        why = str(error).rstrip(".")
+        raise ValueError(f"optimizer {name} turned its options down: {why}; mend them in the experiment.") from error
     return made
+
+
+def _takes_routes(kind: type[torch.optim.Optimizer]) -> bool:
+    from isometry.optim import MatrixOptimizer
+
+    return issubclass(kind, MatrixOptimizer)
+
+
+def _routed(model: nn.Module, example: Tensor | Inputs | None) -> Iterable[Any]:
+    from isometry.roles import route
+
+    return route(model, example=example)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(value)
+    return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value

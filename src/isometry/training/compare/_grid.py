@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,9 +16,11 @@ from typing import Any, NamedTuple
 
 from isometry._base import Result
 from isometry.training.compare._choices import knows_manifolds
-from isometry.training.compare._experiment import Entry, Experiment
+from isometry.training.compare._experiment import Entry, Experiment, OptimizerEntry
 
-__all__ = ["Combination", "Grid", "Run", "expand", "identity", "insist_on_same", "short_names"]
+__all__ = ["Combination", "Grid", "MOST_RUNS", "Run", "expand", "identity", "insist_on_same", "short_names"]
+
+MOST_RUNS = 100_000  # all of them are held in memory
 
 
 class Combination(NamedTuple):
@@ -98,8 +101,12 @@ def expand(experiment: Experiment) -> Grid:
         The runs, seeds innermost.
 
     Raises:
-        ValueError: If nothing is left to train.
+        ValueError: If nothing is left to train, two entries are the same but for their labels, or there are too many
+            runs.
     """
+    _insist_on_measure(experiment)
+    for key, kind in _GRID.items():
+        _insist_on_different(kind, getattr(experiment, key))
     runs, left_out = [], []
     parts = itertools.product(experiment.models, experiment.inits, experiment.constraints, experiment.optimizers)
     for model, init, constraint, optimizer in parts:
@@ -124,6 +131,41 @@ def expand(experiment: Experiment) -> Grid:
             "isometry.optim that knows manifolds."
         )
     return Grid(tuple(runs), tuple(left_out))
+
+
+def _insist_on_measure(experiment: Experiment) -> None:
+    """Refuse a grid that would not even fit into memory, before it is multiplied out.
+
+    Raises:
+        ValueError: If it has more than ``MOST_RUNS`` runs.
+    """
+    rates = sum(len(optimizer.lr) for optimizer in experiment.optimizers)
+    parts = (experiment.models, experiment.inits, experiment.constraints, experiment.seeds)
+    runs = rates * math.prod(map(len, parts))
+    if runs > MOST_RUNS:
+        raise ValueError(
+            f"the experiment has {runs:,} runs, more than {MOST_RUNS:,}; take fewer seeds, learning rates or entries."
+        )
+
+
+def _insist_on_different(kind: str, entries: Sequence[Entry]) -> None:
+    """Refuse entries that differ in their labels alone: their runs would be one and the same.
+
+    Raises:
+        ValueError: If there are two such entries.
+    """
+    for one, two in itertools.combinations(entries, 2):
+        both = _plain(one) == _plain(two)
+        what = f"name {one.name!r}" + "".join(f", {key} = {value!r}" for key, value in one.options.items())
+        if isinstance(one, OptimizerEntry) and isinstance(two, OptimizerEntry):
+            common = [f"{lr:g}" for lr in one.lr if lr in two.lr]
+            both = both and one.schedule == two.schedule and bool(common)
+            what += f" and lr {', '.join(common)}"
+        if both:
+            raise ValueError(
+                f"the tables [[{kind}]] {one.label!r} and {two.label!r} have the same {what}, so they would train the "
+                "same runs; leave one out, or change more than the label."
+            )
 
 
 def _shared(experiment: Experiment) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def check_parts(experiment: Experiment, grid: Grid) -> None:
         trained = {run.combination.optimizer for run in runs}
         for optimizer in experiment.optimizers:
             if optimizer.label in trained:
-                make_optimizer(optimizer.name, net, optimizer.lr[0], optimizer.options)
+                make_optimizer(optimizer.name, net, optimizer.lr[0], optimizer.options, samples.train[0][:2])
         del net
         starts: dict[tuple[str, ...], Run] = {}
         for run in runs:
@@ -62,7 +62,7 @@ def _check_start(run: Run, samples: Samples) -> None:
             warnings.simplefilter("ignore")
             model, _ = build(run.options, samples)
             scores(model, (inputs[:TRIED], targets[:TRIED]), samples.likelihood, 0, "train")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         parts = " | ".join(run.combination[:3])
         why = " ".join(said(error).split()).rstrip(".")
         raise ValueError(f"{parts} cannot be trained: {why}; mend the experiment, nothing was trained.") from error

@@ -10,8 +10,9 @@ from typing import Any, cast
 
 from isometry._base import TomlTable, read_toml, unknown_name
 from isometry.training._probe_measures import BUILT_IN
-from isometry.training.compare._choices import CONSTRAINTS, INITS, optimizer_class, optimizer_options
+from isometry.training.compare._choices import CONSTRAINTS, INITS, needed_options, optimizer_class, optimizer_options
 from isometry.training.compare._experiment import Data, Entry, Experiment, OptimizerEntry, ProbeSettings, Select
+from isometry.training.compare._grid import MOST_RUNS
 from isometry.training.compare._schedule import SCHEDULES, Schedule
 
 __all__ = ["read_experiment"]
@@ -64,10 +65,17 @@ def read_experiment(path: str | Path) -> Experiment:
 
 def _seeds(top: TomlTable) -> tuple[int, ...]:
     given: Any = top.take("seeds", object)
+    if type(given) is int and given > MOST_RUNS:
+        raise ValueError(
+            f"{top.where}: seeds = {given} asks for that many runs of each combination, more than {MOST_RUNS:,}; take "
+            "fewer. Certain seeds are written as a list: seeds = [7, 8]."
+        )
     if type(given) is int and given >= 1:
         return tuple(range(given))
     if not isinstance(given, list) or not given or not all(type(s) is int and s >= 0 for s in given):
         raise ValueError(f"{top.where}: seeds must be a number of seeds or a list of whole numbers, got {given!r}.")
+    if max(given) >= 2**63:
+        raise ValueError(f"{top.where}: seeds must be below 2^63, got {max(given)}; take smaller ones.")
     if len(set(given)) < len(given):
         raise ValueError(f"{top.where}: seeds {given!r} names a seed twice; give each once.")
     return tuple(given)
@@ -152,6 +160,9 @@ def _optimizers(top: TomlTable) -> tuple[OptimizerEntry, ...]:
             raise ValueError(f"{table.where}: {error}") from None
         rates = _rates(table)
         options = _options(table, optimizer_options(kind))
+        lacking = [key for key in needed_options(kind) if key not in options]
+        if lacking:
+            raise ValueError(f"{table.where}: {name} needs the option {', '.join(lacking)}; add it to the entry.")
         schedule = cast("Schedule", table.choice("schedule", SCHEDULES, "constant"))
         said = options if schedule == "constant" else {**options, "schedule": schedule}
         label = table.take("label", str, _label(name, said))

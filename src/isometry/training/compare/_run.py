@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -40,6 +40,7 @@ def run_experiment(
     workers: int | None = None,
     threads: int = 1,
     listener: Listener | None = None,
+    started: Callable[[], None] | None = None,
 ) -> Comparison:
     """Train every run of an experiment, choose a learning rate for each combination, and evaluate those on test data.
 
@@ -58,6 +59,7 @@ def run_experiment(
             use CPUs, at most 8 and at most one a run; with "ray" what Ray has room for.
         threads: Of torch, for each run.
         listener: Called with every event of every run, after it was stored.
+        started: Called once, when nothing was refused and the folder of the results is open.
 
     Returns:
         What was found.
@@ -94,6 +96,8 @@ def run_experiment(
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder), Store(folder / DATABASE, write=True) as store:
             _enter(store, experiment, grid)
+            if started is not None:
+                started()
             keeper = Keeper(store, folder, experiment, grid, threads, loggers, listener or (lambda *_: None))
             keeper.train(working)
             keeper.test(working)

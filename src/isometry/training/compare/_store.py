@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -44,6 +45,20 @@ CREATE TABLE IF NOT EXISTS notes (
 """
 
 
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the database; in a folder that is closed to writing without the files that SQLite makes beside it.
+
+    Returns:
+        The connection.
+    """
+    if not path.exists() or (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        return sqlite3.connect(path, isolation_level=None, timeout=30)
+    # Somebody else may write to it now; then what is not in the database yet is in the files beside it.
+    beside = Path(f"{path}-wal")
+    how = "mode=ro" if beside.is_file() and beside.stat().st_size else "mode=ro&immutable=1"
+    return sqlite3.connect(f"{path.resolve().as_uri()}?{how}", isolation_level=None, timeout=30, uri=True)
+
+
 class Store:
     """The database, open.
 
@@ -61,7 +76,7 @@ class Store:
             raise FileNotFoundError(f"there are no results in {str(path.parent)!r}; run the experiment first.")
         self.path = path
         try:
-            self._connection = sqlite3.connect(path, isolation_level=None, timeout=30)
+            self._connection = _connect(path)
             self._connection.row_factory = sqlite3.Row
             if write:
                 self._connection.execute("PRAGMA journal_mode = WAL")

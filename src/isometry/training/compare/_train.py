@@ -11,7 +11,7 @@ import math
 import random
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,20 @@ def perform(job: Job) -> Iterator[Event]:
 
     Yields:
         Events, the last of kind "end".
+
+    Raises:
+        KeyboardInterrupt: On Ctrl-C.
+        GeneratorExit: When nobody asks for more.
     """
     try:
         yield from (_train(job) if job.task == "train" else _test(job))
-    except Exception as error:  # noqa: BLE001 - whatever a run raises is its result; the other runs go on
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001 - whatever a run raises, SystemExit too, is its result; others go on
         yield Event("end", job.run, notes=(said(error),), status="failed")
 
 
-def said(error: Exception) -> str:
+def said(error: BaseException) -> str:
     """Put an error into one line: our own refusals as they are, others with their type and the user's line.
 
     Args:
@@ -72,7 +78,14 @@ def _train(job: Job) -> Iterator[Event]:
     options, folder = job.options, Path(job.folder)
     samples = _samples(job)
     model, note = build(options, samples)
-    optimizer = make_optimizer(options["optimizer"]["name"], model, options["lr"], options["optimizer"]["options"])
+    optimizer = make_optimizer(
+        options["optimizer"]["name"],
+        model,
+        options["lr"],
+        options["optimizer"]["options"],
+        samples.train[0][:2].to(options["device"]),
+    )
+    rates = tuple(group["lr"] for group in optimizer.param_groups)
     probe = None if job.probe is None else make_probe(model, samples, job)
     history: dict[str, Any] = {"rows": [], "probe": [], "notes": [note] if note else []}
     steps = _steps(samples, options["batch_size"])
@@ -94,7 +107,7 @@ def _train(job: Job) -> Iterator[Event]:
     while epoch < options["epochs"] and not diverged:
         epoch += 1
         started = time.perf_counter()
-        rows, diverged, why = _epoch(model, optimizer, samples, job, epoch)
+        rows, diverged, why = _epoch(model, optimizer, rates, samples, job, epoch)
         history["notes"] += [why] if why else []
         if not diverged and probe is not None and epoch % job.probe["every"] == 0:  # type: ignore[index]
             with watched(probe):
@@ -153,7 +166,12 @@ def build(options: Mapping[str, Any], samples: Samples, *, draw: bool = True) ->
 
 
 def _epoch(
-    model: nn.Module, optimizer: torch.optim.Optimizer, samples: Samples, job: Job, epoch: int
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    rates: Sequence[float],
+    samples: Samples,
+    job: Job,
+    epoch: int,
 ) -> tuple[list[Row], bool, str]:
     """Train for one epoch and look at the validation samples.
 
@@ -181,9 +199,9 @@ def _epoch(
                 found, labelled = hits(outputs.detach(), y)
                 right, known = right + found, known + labelled
             done = (epoch - 1) * steps + count - 1
-            rate = options["lr"] * factor(options["optimizer"]["schedule"], done, options["epochs"] * steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            by = factor(options["optimizer"]["schedule"], done, options["epochs"] * steps)
+            for group, rate in zip(optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * by
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             if why := _step(model, optimizer):
