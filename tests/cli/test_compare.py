@@ -85,6 +85,11 @@ def test_resume_and_refusals(done, tmp_path):
             SMALL.replace('"sgd"', '"RiemannianSGD"') + '[[constraint]]\nname = "stiefel"\nscale = -1\n',
             "error: mlp:depth=3,width=16,activation=tanh | default | stiefel (scale=-1) cannot be trained: ",
         ),
+        (
+            SMALL.replace('"sgd"', '"ClippedSGD"'),
+            "error: small.toml, optimizer 1: ClippedSGD needs the option clip; add it to the entry.",
+        ),
+        (SMALL.replace('"sgd"', '"AdamP"\neps = -1.0'), "a finite number >= 0, got -1.0; mend them in the experiment."),
         (SMALL.replace('"digits"', '"digit"'), "unknown DATA 'digit'; did you mean 'digits'?"),
     ],
 )
@@ -92,6 +97,8 @@ def test_bad_experiments_are_a_sentence(tmp_path, text, words):
     result = compare(write(tmp_path, text), "--out", tmp_path / "out", "--workers", "0")
     assert result.exit_code == 2
     assert words in result.stderr
+    assert ".;" not in result.stderr
+    assert "results in" not in result.stderr
     assert not (tmp_path / "out").exists()
     assert "there is no experiment file" in compare(tmp_path / "none.toml").stderr
 
@@ -110,6 +117,25 @@ def test_failed_runs_are_exit_code_1(tmp_path):
     assert "failed: net.py:Net | SGD | lr 0.1 | seed 0: ValueError: not [bold]today (net.py, line 11)" in result.stdout
     assert "1 of 1 runs failed; --resume tries them again." in result.stderr
     assert "not [bold]today" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("where", "code"), [("self.training", 1), ("not self.training", 2)])
+def test_an_exit_in_the_users_model_is_a_failure(tmp_path, where, code):
+    (tmp_path / "net.py").write_text(
+        "import sys\nfrom torch import nn\n\n\nclass Net(nn.Sequential):\n"
+        "    def __init__(self):\n        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n\n"
+        f"    def forward(self, x):\n        if {where}:\n            sys.exit(0)\n"
+        "        return super().forward(x)\n",
+        encoding="utf-8",
+    )
+    text = SMALL.replace("mlp:depth=3,width=16,activation=tanh", "net.py:Net")
+    result = compare(write(tmp_path, text, lr="0.1", seeds="1"), "--out", tmp_path / "out", "--workers", "0")
+    assert result.exit_code == code
+    said = result.stdout if code == 1 else result.stderr
+    assert "SystemExit: 0 (net.py, line 11)" in said
+    if code == 2:
+        assert "cannot be trained" in said
+        assert not (tmp_path / "out").exists()
 
 
 def test_a_resume_of_nothing_says_so(tmp_path):

@@ -27,6 +27,8 @@ def run(*arguments):
         ((), "Missing argument"),
         (("mlp:depth=2,width=4", "--samples", "1"), "Invalid value for '--samples'"),
         (("mlp:depth=2,width=4", "--q-star", "one"), "'one' is not a number"),
+        (("mlp:depth=2,width=4", "--seed", "99999999999999999999"), "Invalid value for '--seed'"),
+        (("mlp:width=1000000000000000",), "error: 'mlp:width=1000000000000000' is larger than this machine's memory"),
         (("mlp:dept=2",), "error: "),
         (("nowhere.py:build",), "error: MODEL: there is no file 'nowhere.py'"),
         (("mlp:depth=2,width=4", "--data", "digit"), "error: unknown DATA 'digit'; did you mean 'digits'?"),
@@ -147,6 +149,15 @@ def test_a_prescription_is_written_and_can_be_loaded(tmp_path):
     assert plain["changes"][0]["name"] == "hidden.0.linear.weight"
 
 
+@pytest.mark.parametrize("command", [("diagnose", SMALL), ("compare", "none.toml"), ("report", "none.jsonl")])
+def test_an_empty_folder_is_not_the_current_one(tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    result = run(*command, "--out", "")
+    assert result.exit_code == 2
+    assert "it is empty; name a folder, or . for the current one" in " ".join(result.stderr.replace("│", " ").split())
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_report_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     result = run("diagnose", SMALL, "--data", "digits", "--samples", "20", "--out", str(tmp_path / "file"))
@@ -213,3 +224,77 @@ def test_actions_of_a_prescription_are_not_broken_in_a_narrow_terminal():
     console = Console(width=40, file=io.StringIO())
     print_prescription(Prescription("one", (change,), None, (), None, None, None, (), 0), console)
     assert " scaled " in console.file.getvalue()
+
+
+def test_a_model_of_ids_alone_is_diagnosed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rating.py").write_text(
+        "import torch\n"
+        "from torch import nn\n\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.users, self.items, self.head = nn.Embedding(9, 4), nn.Embedding(7, 4), nn.Linear(8, 3)\n\n"
+        "    def forward(self, user, item):\n"
+        "        return self.head(torch.cat([self.users(user), self.items(item)], 1))\n\n"
+        "def data():\n"
+        "    n = torch.arange(60)\n"
+        "    return {'user': n % 9, 'item': n % 7}, n % 3\n"
+    )
+    result = run("diagnose", "rating.py:Net", "--data", "rating.py:data")
+    assert result.exit_code == 0, result.stderr
+    assert "healthy" in result.stdout
+
+
+EXITS = """
+import sys
+import torch
+from torch import nn
+
+
+class Ending(BaseException):
+    pass
+
+
+def leave():
+    raise {error}
+
+
+class Leaving(nn.Linear):
+    def forward(self, x):
+        leave()
+
+
+def build():
+    return Leaving(64, 10)
+
+
+def made():
+    leave()
+
+
+def net():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.mark.parametrize("command", ["diagnose", "prescribe"])
+@pytest.mark.parametrize("error", ["SystemExit(0)", "SystemExit(3)", "SystemExit", "Ending('over')"])
+@pytest.mark.parametrize("arguments", [("made",), ("build",), ("net", "--data", "exits.py:made")])
+def test_an_exit_in_the_users_code_is_no_exit_code_of_ours(tmp_path, monkeypatch, command, error, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exits.py").write_text(EXITS.format(error=error))
+    model, *others = arguments
+    result = run(command, f"exits.py:{model}", *others)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "raised" in result.stderr
+    assert error.partition("(")[0] in result.stderr
+    assert "in leave" in result.stderr
+
+
+def test_ctrl_c_in_the_users_code_interrupts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exits.py").write_text(EXITS.format(error="KeyboardInterrupt"))
+    for arguments in (("made",), ("build",), ("net", "--data", "exits.py:made")):
+        model, *others = arguments
+        assert run("diagnose", f"exits.py:{model}", *others).exit_code == 130

@@ -36,7 +36,11 @@ def test_help_has_examples_and_loads_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=ENVIRONMENT, check=False)
     assert done.returncode == 0, done.stderr
     assert "isometry diagnose mlp:depth=100,width=100,activation=tanh --prove 300" in done.stdout
-    assert "Exit codes: 0 healthy" in done.stdout
+    said = " ".join(done.stdout.split())
+    assert "Exit codes: 0 healthy" in said
+    assert "70 a bug in isometry" in said
+    for reference in ("transformers:gpt2", "transformers:FOLDER", "timm:resnet18", "shakespeare", "a text"):
+        assert reference in said
 
 
 def test_without_arguments_it_helps():
@@ -69,6 +73,7 @@ def test_json_alone_though_the_users_code_prints(tmp_path):
     assert done.stderr == "imported\n"
 
 
+@pytest.mark.usefixtures("_heeds_interrupts")
 def test_ctrl_c_is_130_and_leaves_nothing(tmp_path):
     (tmp_path / "slow.py").write_text(
         "import sys, time\n\n\ndef build():\n    print('ready', file=sys.stderr, flush=True)\n    time.sleep(60)\n"

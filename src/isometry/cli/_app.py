@@ -59,15 +59,18 @@ def root(
       isometry papers list
       isometry report probe.jsonl --out report
 
-    [bold]MODEL[/bold] is a reference model (mlp:depth=100,width=100),
+    [bold]MODEL[/bold] is a reference model (mlp:depth=100,width=100), one of a
+    library (transformers:gpt2, transformers:FOLDER, timm:resnet18),
     path/to/file.py:NAME or package.module:NAME, where NAME is a module, or a
     class or function that makes one.
 
-    [bold]DATA[/bold] is a name (digits, fashion-mnist), an .npz or IDX file, a
-    folder of images (one subfolder a class), or path/to/file.py:NAME.
+    [bold]DATA[/bold] is a name (digits, fashion-mnist, shakespeare), an .npz or
+    IDX file, a text (.txt), a folder of images (one subfolder a class), or
+    path/to/file.py:NAME.
 
     Exit codes: 0 healthy, 1 findings of severity error, 2 bad usage or
-    input, 130 interrupted, 141 the reader of the output left.
+    input, 70 a bug in isometry, 130 interrupted, 141 the reader of the
+    output left.
     """  # noqa: DOC501 - bad usage
     if launched() and context.invoked_subcommand not in (None, "diagnose"):
         raise typer.BadParameter(

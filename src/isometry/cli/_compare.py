@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from isometry.cli._shell import FOUND, alone, check_writable, console, guarded, print_json
+from isometry.cli._shell import FOUND, alone, check_writable, console, folder, guarded, print_json
 
 if TYPE_CHECKING:
     from isometry.training.compare import Comparison, Event, Run
@@ -26,7 +26,7 @@ def compare(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", metavar="DIR", file_okay=False, help="Folder of the results; by default EXPERIMENT-results here."
+            "--out", metavar="DIR", parser=folder, help="Folder of the results; by default EXPERIMENT-results here."
         ),
     ] = None,
     resume: Annotated[
@@ -58,21 +58,21 @@ def compare(
     isometry compare results --table
     """  # noqa: DOC501 - typer.Exit carries the exit code
     with alone(json):
-        folder = out if out is not None else _default(experiment, table)
+        place = out if out is not None else _default(experiment, table)
         if table:
             from isometry.training.compare import read_results
 
-            found = read_results(folder)
+            found = read_results(place)
         else:
-            check_writable(folder, "--out")
-            found = _train(experiment, folder, resume=resume, engine=engine, workers=workers, threads=threads)
-            _write(found, folder)
+            check_writable(place, "--out")
+            found = _train(experiment, place, resume=resume, engine=engine, workers=workers, threads=threads)
+            _write(found, place)
     if json:
         print_json(found.to_dict())
     else:
         _print(found)
         if not table:
-            console().print(f"report: {folder / 'index.html'}", markup=False, highlight=False)
+            console().print(f"report: {place / 'index.html'}", markup=False, highlight=False)
     if found.failures and not table:
         typer.echo(f"{len(found.failures)} of {found.runs} runs failed; --resume tries them again.", err=True)
         raise typer.Exit(FOUND)
@@ -88,17 +88,21 @@ def _train(experiment: Path, folder: Path, **options: Any) -> Comparison:
 
     read = read_experiment(experiment)
     grid = expand(read)
-    at_a_time = "" if options["workers"] is None else f", {options['workers']} at a time"
-    typer.echo(
-        f"{read.name}: {len(grid.runs)} runs of {read.epochs} epochs{at_a_time}, each on {options['threads']} "
-        f"thread(s) ({options['engine']}); results in {folder}",
-        err=True,
-    )
-    if options["resume"] and not (folder / DATABASE).exists():
-        typer.echo(f"--resume: there are no results in {folder} yet; every run begins anew.", err=True)
+    anew = options["resume"] and not (folder / DATABASE).exists()
+
+    def started() -> None:  # what is refused leaves no results that one could speak of
+        at_a_time = "" if options["workers"] is None else f", {options['workers']} at a time"
+        typer.echo(
+            f"{read.name}: {len(grid.runs)} runs of {read.epochs} epochs{at_a_time}, each on {options['threads']} "
+            f"thread(s) ({options['engine']}); results in {folder}",
+            err=True,
+        )
+        if anew:
+            typer.echo(f"--resume: there are no results in {folder} yet; every run begins anew.", err=True)
+
     try:
         with _told(grid.labels, _ended(folder) if options["resume"] else 0, read.epochs) as listener:
-            return run_experiment(read, folder, listener=listener, **options)
+            return run_experiment(read, folder, listener=listener, started=started, **options)
     except KeyboardInterrupt:
         typer.echo("every whole epoch is safe; --resume goes on from there.", err=True)
         raise

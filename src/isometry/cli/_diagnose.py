@@ -9,7 +9,7 @@ import typer
 
 from isometry.cli._processes import divided, speaks
 from isometry.cli._progress import progress_bar
-from isometry.cli._shell import FOUND, alone, check_writable, console, guarded, number, numbers, print_json
+from isometry.cli._shell import FOUND, alone, check_writable, console, folder, guarded, number, numbers, print_json
 
 __all__ = ["Data", "InShape", "Model", "QStar", "Samples", "Seed", "diagnose", "open_case"]
 
@@ -35,7 +35,9 @@ InShape = Annotated[
     typer.Option("--in-shape", metavar="3,32,32", help="Measure on Gaussian inputs of this shape instead of DATA."),
 ]
 Samples = Annotated[int, typer.Option("--samples", min=2, metavar="N", help="Size of the batch that is measured.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of the model's draw, the batch and the training.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=2**63 - 1, help="Seed of the model's draw, the batch and the training.")
+]
 QStar = Annotated[
     float | None,
     typer.Option("--q-star", parser=number, metavar="Q", help="Second moment to prescribe; chosen by default."),
@@ -49,7 +51,7 @@ def diagnose(
     in_shape: InShape = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", file_okay=False, help="Write index.html and diagnosis.json there."),
+        typer.Option("--out", metavar="DIR", parser=folder, help="Write index.html and diagnosis.json there."),
     ] = None,
     prove: Annotated[
         int, typer.Option("--prove", min=0, metavar="STEPS", help="Train model and cure for so many steps, compare.")

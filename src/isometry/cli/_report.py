@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from isometry.cli._shell import alone, check_writable, console, guarded, print_json
+from isometry.cli._shell import alone, check_writable, console, folder, guarded, print_json
 
 __all__ = ["report"]
 
@@ -19,7 +19,7 @@ def report(
     ],
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", file_okay=False, help="Write index.html and probe.json there."),
+        typer.Option("--out", metavar="DIR", parser=folder, help="Write index.html and probe.json there."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print probe.json alone on standard output.")] = False,
 ) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "alone",
     "check_writable",
     "console",
+    "folder",
     "guarded",
     "number",
     "numbers",
@@ -58,13 +59,13 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             _hang_up()
         except KeyboardInterrupt:
             _stop("interrupted; no half-written file was left.", INTERRUPTED)
-        except Exception as error:  # noqa: BLE001 - every error ends here, sorted by whose it is
-            _explain(error)
+        except BaseException as error:  # noqa: BLE001 - every error ends here, sorted by whose it is
+            _explain(error)  # a sys.exit() in the user's code must not pass for an exit code of ours
 
     return shell
 
 
-def _explain(error: Exception) -> NoReturn:
+def _explain(error: BaseException) -> NoReturn:
     """Say whose error it is, and stop.
 
     Our own refusals are sentences already. An error from the user's code is shown with the frames that lie in it, one
@@ -165,6 +166,23 @@ def check_writable(path: Path, option: str) -> None:
         raise typer.BadParameter(f"{option} {str(path)!r}: {str(place)!r} is not a folder; give another path.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise typer.BadParameter(f"{option} {str(path)!r}: {str(place)!r} is closed to writing; give another path.")
+
+
+def folder(text: str | Path) -> Path:
+    """Read a folder's path; the empty one, mostly a variable that was not set, is not taken for the current folder.
+
+    Returns:
+        The path.
+
+    Raises:
+        typer.BadParameter: If it is empty, or a file.
+    """
+    if not str(text).strip():
+        raise typer.BadParameter("it is empty; name a folder, or . for the current one.")
+    path = Path(text)
+    if path.is_file():
+        raise typer.BadParameter(f"{str(path)!r} is a file; name a folder.")
+    return path
 
 
 def number(text: str | float) -> float:
