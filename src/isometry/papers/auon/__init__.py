@@ -1,0 +1,1 @@
+"""AuON: A Linear-time Alternative to Semi-Orthogonal Momentum Updates (2025)."""

@@ -1,0 +1,1 @@
+"""SVD-Free Low-Rank Adaptive Gradient Optimization for Large Language Models (2025)."""

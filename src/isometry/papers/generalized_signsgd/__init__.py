@@ -1,0 +1,1 @@
+"""Robustness to Unbounded Smoothness of Generalized SignSGD (2022)."""

@@ -1,0 +1,1 @@
+"""NorMuon: Making Muon More Efficient and Scalable (2025)."""
