@@ -42,7 +42,7 @@ papers: $(STAMP) ## Re-run every paper's claims at smoke scale
 	$(BIN)/isometry papers verify
 
 bench: $(BENCH)/.stamp ## Measure speed against peers in the same run; writes benchmarks/results/
-	for file in orthogonal manifolds jacobian fisher diagnose models probe; do $(BENCH)/bin/python benchmarks/$$file.py || exit 1; done
+	for file in orthogonal manifolds optimizers jacobian fisher diagnose models probe; do $(BENCH)/bin/python benchmarks/$$file.py || exit 1; done
 	$(BENCH)/bin/python benchmarks/page.py
 
 # The peers ask for torchvision, which would bring another torch along; they do not need it for what is measured here.
@@ -52,7 +52,7 @@ $(BENCH)/.stamp: pyproject.toml constraints.txt
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
 	  einops einconv unfoldNd linear_operator opt-einsum tqdm jaxtyping
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	  backpack-for-pytorch curvlinops-for-pytorch nngeometry pyhessian hessian-eigenthings geoopt geotorch
+	  backpack-for-pytorch curvlinops-for-pytorch nngeometry pyhessian hessian-eigenthings geoopt geotorch pytorch-optimizer
 	@touch $@
 
 test-timm: $(TIMM)/.stamp ## Test models of timm, in an environment with torchvision and the torch that fits it (6 GB)

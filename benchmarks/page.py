@@ -30,6 +30,7 @@ def render(results: Path = RESULTS) -> str:
         "jacobian": jacobian,
         "orthogonal": orthogonal,
         "manifolds": manifolds,
+        "optimizers": optimizers,
         "diagnose": whole,
         "probe": probe,
     }
@@ -210,10 +211,40 @@ def manifolds(body: dict[str, Any]) -> str:
     )
 
 
-def _step_cell(name: str, found: dict[str, Any]) -> str:
+def optimizers(body: dict[str, Any]) -> str:
+    """Steps of the optimizers for hidden matrices, and how well they orthogonalize."""
+    reference = "isometry_muon"
+    columns = body["steps"]
+    rows = []
+    for name in columns[0]["competitors"]:
+        found = [row["competitors"][name] for row in columns]
+        size = "" if "missing" in found[0] else f"{found[0]['state_bytes'] / 4 / columns[0]['parameters']:.2f}"
+        rows.append([name.replace("_", " "), *(_step_cell(name, f, reference) for f in found), size])
+    head = ["competitor", *(row["size"] for row in columns), "numbers of state a parameter"]
+    parts = [
+        f"## Optimizers for hidden matrices\n\n{sentence(body)}. Times a step, and in brackets the ratio to isometry's "
+        f"Muon.\n\n{table(head, rows)}"
+    ]
+    wrong = body["errors"]
+    cells = [
+        [name.replace("_", " "), *(_error_cell(row["competitors"][name]) for row in wrong)]
+        for name in wrong[0]["competitors"]
+    ]
+    parts.append(
+        "How far the singular values of an update are from 1: root mean square, and in brackets the largest.\n\n"
+        + table(["competitor", *(row["momentum"] for row in wrong)], cells)
+    )
+    return "\n".join(parts)
+
+
+def _error_cell(found: dict[str, Any]) -> str:
+    return str(found.get("missing") or f"{found['rms_error']:.2g} ({found['largest_error']:.2g})")
+
+
+def _step_cell(name: str, found: dict[str, Any], reference: str = "isometry") -> str:
     if "missing" in found:
         return str(found["missing"])
-    ratio = "" if name == "isometry" else f" ({found['ratio_to_isometry']:.2f}x)"
+    ratio = "" if name == reference else f" ({found[f'ratio_to_{reference}']:.2f}x)"
     return f"{1e3 * found['median_s']:.1f} ms{ratio}"
 
 
