@@ -121,6 +121,18 @@ def test_a_copy_goes_on_as_the_original(entry, constraint):
 
 
 @everywhere
+def test_what_has_loaded_a_state_goes_on_by_itself(entry, constraint):
+    model, other = mixed(constraint), mixed(constraint)
+    optimizer, loaded = (entry.make(m.parameters(), entry.lr) for m in (model, other))
+    train(model, optimizer, 5)
+    other.load_state_dict(model.state_dict())
+    loaded.load_state_dict(optimizer.state_dict())  # of a run that goes on, which must not take the other along
+    train(model, optimizer, 5)
+    train(other, loaded, 5)
+    assert torch.equal(flat(model), flat(other))
+
+
+@everywhere
 def test_bfloat16_follows_float32_and_has_a_float32_master(entry, constraint):
     low, high = mixed(constraint, torch.bfloat16), mixed(constraint)
     losses = train(low, optimizer := entry.make(low.parameters(), entry.lr), 40)

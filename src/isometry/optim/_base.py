@@ -306,13 +306,15 @@ class Optimizer(torch.optim.Optimizer):
         before = {"state": self.state, "param_groups": self.param_groups}
         super().load_state_dict(state_dict)
         self._batches = None
-        # torch casts state to the parameter's dtype, which would round the float32 state of a bfloat16 parameter.
+        # torch casts state to the parameter's dtype, which would round the float32 state of a bfloat16 parameter, and
+        # shares the rest with whoever gave it.
         saved_ids = [i for group in state_dict["param_groups"] for i in group["params"]]
         parameters = [p for group in self.param_groups for p in group["params"]]
         for number, parameter in zip(saved_ids, parameters, strict=True):
             for name, value in state_dict["state"].get(number, {}).items():
-                if isinstance(value, Tensor) and name != "step":
-                    self.state[parameter][name] = value.to(device=parameter.device, copy=True)
+                if isinstance(value, Tensor):
+                    place = value.device if name == "step" else parameter.device
+                    self.state[parameter][name] = value.to(device=place, copy=True)
         try:
             self._check_state()
         except ValueError:
