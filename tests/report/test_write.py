@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from isometry import report
-from isometry._base import whole_file
 from isometry.report import _write
+from isometry.report._files import whole_file
 
 
 def test_the_page_is_written_into_a_new_folder(tmp_path):

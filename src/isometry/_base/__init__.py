@@ -5,7 +5,6 @@ Nothing here knows about neural networks; every other room may import from it, a
 
 from isometry._base._budget import DEFAULT_BUDGET, MemoryBudgetError, allowed_bytes, check_budget, format_bytes
 from isometry._base._checks import IGNORED, check_finite, check_positive, check_tensor, unknown_name
-from isometry._base._files import whole_file
 from isometry._base._fingerprint import fingerprint
 from isometry._base._progress import Reporter, progress, reporting
 from isometry._base._references import BadReferenceError, in_package, in_user_code, load_callable, short_traceback
@@ -44,7 +43,6 @@ __all__ = [
     "load_callable",
     "short_traceback",
     # files
-    "whole_file",
     "TomlTable",
     "read_toml",
     # progress

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from isometry import init
-from isometry._base import Cost, Result, stopwatch, whole_file
+from isometry._base import Cost, Result, stopwatch
 from isometry.diagnosis._admit import eagerly, uncompiled
 from isometry.diagnosis._case import Case, reopen
 from isometry.diagnosis._evidence import Evidence
@@ -22,6 +22,7 @@ from isometry.diagnosis._pretrained import OVERWRITES
 from isometry.diagnosis._response import measure_response
 from isometry.diagnosis._words import count
 from isometry.diagnosis.rules import judge
+from isometry.report._files import whole_file
 from isometry.tape import Inputs
 
 __all__ = ["INCURABLE", "Change", "Prescription", "write_prescription"]

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from isometry._base import whole_file
 from isometry.report._content import Content
+from isometry.report._files import whole_file
 from isometry.report._page import render
 
 __all__ = ["write", "write_text"]

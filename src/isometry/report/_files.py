@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all; here and not in ``_base``, since reports are written without torch."""
 
 from __future__ import annotations
 
