@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from isometry.linalg._precision import working_dtype
-from isometry.optim._polar_step import OffManifoldError, lies_down
-from isometry.optim._rule import MASTER, Member, Options, Rule, State
-from isometry.optim._sharded import local, version
+from isometry.optim._polar_step import OffManifoldError
+from isometry.optim._rule import MASTER, Member, Options, Rule, State, joined
+from isometry.optim._sharded import is_sharded, local, versions
 
 __all__ = ["Batch"]
 
@@ -25,7 +25,8 @@ class Batch:
 
     Attributes:
         rule: How they move.
-        members: The parameters.
+        members: The parameters, with what is known of each.
+        parameters: The parameters themselves.
         group: The number of the first parameter group with their options.
         progress: How many steps they have taken.
     """
@@ -33,6 +34,7 @@ class Batch:
     def __init__(self, rule: Rule, members: Sequence[Member], group: int, states: Sequence[dict[str, Any]]) -> None:
         self.rule = rule
         self.members = tuple(members)
+        self.parameters = [m.parameter for m in members]
         self.group = group
         self.states = tuple(states)
         self.storage = members[0].parameter.dtype
@@ -90,8 +92,8 @@ class Batch:
 
     def _inputs(self, options: Options) -> tuple[Tensor, Tensor, State]:
         value = self._values()
-        gradients = [self.rule.read(m, m.parameter.grad) for m in self.members if m.parameter.grad is not None]
-        gradient = _joined(gradients).to(self.dtype)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        gradient = self.rule.gather(self.members, gradients).to(self.dtype)
         if options.get("maximize", False):
             gradient = gradient.neg()
         elif self.rule.consumes and len(self.members) == 1 and self.storage == self.dtype:
@@ -107,22 +109,20 @@ class Batch:
             value: The new values.
             state: The new state.
         """
-        targets = [local(m.parameter) for m in self.members]
-        parts = value.chunk(len(self.members))
-        torch._foreach_copy_(targets, [self.rule.write(m, part) for m, part in zip(self.members, parts, strict=True)])
+        targets = [local(p) for p in self.parameters] if is_sharded(self.parameters[0]) else self.parameters
+        torch._foreach_copy_(targets, self.rule.spread(self.members, value))
         self.progress += 1
         self.steps += 1
         self.stacks = dict(state)
         if self.storage != self.dtype:
             self.stacks[MASTER] = value
         self._scatter()
-        self._versions = tuple(version(m.parameter) for m in self.members)
+        self._versions = versions(self.parameters)
 
     def _values(self) -> Tensor:
-        stored = _joined([self.rule.read(m, m.parameter) for m in self.members])
-        versions = tuple(version(m.parameter) for m in self.members)
+        stored = self.rule.gather(self.members, self.parameters)
         # Whoever writes to a parameter moves its version counter, so between our own steps nothing is to be looked at.
-        untouched = versions == self._versions
+        untouched = versions(self.parameters) == self._versions
         if self.storage == self.dtype:
             value = stored
         elif MASTER in self.stacks:
@@ -134,31 +134,23 @@ class Batch:
         return value if untouched else self.rule.admit(value, self.members, self.storage, self.context)
 
     def _gather(self) -> None:
-        value = _joined([self.rule.read(m, m.parameter) for m in self.members]).to(self.dtype)
+        value = self.rule.gather(self.members, self.parameters).to(self.dtype)
         self.context = self.rule.context(self.members, value)
         wanted = self.rule.names()
         known = [name for name in wanted if all(name in state for state in self.states)]
         fresh = self.rule.begin(value, len(self.members)) if len(known) < len(wanted) else {}
         for name in wanted:
             stacked = [self.rule.unkeep(name, state[name]) for state in self.states] if name in known else None
-            self.stacks[name] = _joined(stacked) if stacked is not None else fresh[name]
+            self.stacks[name] = joined(stacked) if stacked is not None else fresh[name]
         if self.storage != self.dtype and all(MASTER in state for state in self.states):
-            self.stacks[MASTER] = _joined([self.rule.unkeep(MASTER, state[MASTER]) for state in self.states])
+            self.stacks[MASTER] = joined([self.rule.unkeep(MASTER, state[MASTER]) for state in self.states])
 
     def _scatter(self) -> None:
         """Put views of the stacks into the optimizer's state."""
         columns: dict[str, Sequence[Tensor]] = {"step": self.steps.unbind()}
         for name, stack in self.stacks.items():
-            parts = stack.chunk(len(self.members))
-            columns[name] = [self.rule.keep(m, name, part) for m, part in zip(self.members, parts, strict=True)]
-        self._views = [tuple((name, views[i]) for name, views in columns.items()) for i in range(len(self.members))]
+            columns[name] = self.rule.spread_state(self.members, name, stack)
+        names = tuple(columns)
+        self._views = [tuple(zip(names, views, strict=True)) for views in zip(*columns.values(), strict=True)]
         for state, views in zip(self.states, self._views, strict=True):
             state.update(views)
-
-
-def _joined(values: Sequence[Tensor]) -> Tensor:
-    if len(values) == 1:
-        return values[0]
-    if all(lies_down(v) for v in values):  # copied as they are stored, not entry by entry across the rows
-        return torch.cat([v.mT for v in values]).mT
-    return torch.cat(list(values))

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from isometry.optim._sharded import local, same_placement, sharded_like
+from isometry.optim._polar_step import lies_down
+from isometry.optim._sharded import is_sharded, local, same_placement, sharded_like
 from isometry.optim._update_size import UpdateSize
 
-__all__ = ["MASTER", "Elementwise", "Member", "Options", "Rule", "Shaped", "State"]
+__all__ = ["MASTER", "Elementwise", "Member", "Options", "Rule", "Shaped", "State", "joined"]
 
 MASTER = "master"
 
@@ -139,6 +140,46 @@ class Rule(ABC):
         """
         del name
         return kept
+
+    # The same for all parameters of a batch at once. Small parameters are many, and what is done for each on the host
+    # takes longer than the arithmetic then; so rules that can, do it in one operation.
+
+    def gather(self, members: Sequence[Member], tensors: Sequence[Tensor]) -> Tensor:
+        """Lay parameters, or their gradients, out as a stack.
+
+        Args:
+            members: The parameters.
+            tensors: A tensor for each, as for ``read``.
+
+        Returns:
+            The stack; of a single parameter it may be a view.
+        """
+        return joined([self.read(m, t) for m, t in zip(members, tensors, strict=True)])
+
+    def spread(self, members: Sequence[Member], value: Tensor) -> list[Tensor]:
+        """Undo ``gather``.
+
+        Args:
+            members: The parameters.
+            value: Their stack.
+
+        Returns:
+            What the local tensor of each is to hold.
+        """
+        return [self.write(m, part) for m, part in zip(members, value.chunk(len(members)), strict=True)]
+
+    def spread_state(self, members: Sequence[Member], name: str, stack: Tensor) -> Sequence[Tensor]:
+        """Show a stack of state as the optimizer's state has it.
+
+        Args:
+            members: The parameters.
+            name: Which state it is.
+            stack: All of it.
+
+        Returns:
+            A view for each.
+        """
+        return [self.keep(m, name, part) for m, part in zip(members, stack.chunk(len(members)), strict=True)]
 
     def admit(self, value: Tensor, members: Sequence[Member], storage: torch.dtype, context: State) -> Tensor:
         """Look at values that others have written: at the first step, after loading, after assignments.
@@ -267,8 +308,40 @@ class Shaped(Rule):
         """
         return local(kept).unsqueeze(0) if name == MASTER or self.shaped(name) else kept
 
+    def gather(self, members: Sequence[Member], tensors: Sequence[Tensor]) -> Tensor:
+        first = tensors[0]
+        turned = first.ndim == 2 and not first.is_contiguous()
+        if len(members) == 1 or turned or is_sharded(members[0].parameter):
+            return super().gather(members, tensors)
+        return torch.stack(list(tensors))
+
+    def spread(self, members: Sequence[Member], value: Tensor) -> list[Tensor]:
+        del members
+        return list(value.unbind())
+
+    def spread_state(self, members: Sequence[Member], name: str, stack: Tensor) -> Sequence[Tensor]:
+        if is_sharded(members[0].parameter):
+            return super().spread_state(members, name, stack)
+        return stack.unbind() if name == MASTER or self.shaped(name) else stack.chunk(len(members))
+
 
 class Elementwise(Shaped):
     """A rule that treats every entry alike; sharded parameters are updated shard by shard."""
 
     cached = 1
+
+
+def joined(values: Sequence[Tensor]) -> Tensor:
+    """Concatenate values along their leading dimension.
+
+    Args:
+        values: At least one.
+
+    Returns:
+        The stack; the value itself if it is one.
+    """
+    if len(values) == 1:
+        return values[0]
+    if all(lies_down(v) for v in values):  # copied as they are stored, not entry by entry across the rows
+        return torch.cat([v.mT for v in values]).mT
+    return torch.cat(list(values))

@@ -19,9 +19,11 @@ __all__ = [
     "same_placement",
     "sharded_like",
     "total_over_shards",
-    "version",
+    "versions",
     "whole",
 ]
+
+_PLAIN = (Tensor, torch.nn.Parameter)  # asked first, since it is asked of every parameter in every step
 
 
 def is_sharded(tensor: Tensor) -> bool:
@@ -30,15 +32,17 @@ def is_sharded(tensor: Tensor) -> bool:
     Returns:
         Whether it is.
     """
-    return hasattr(tensor, "full_tensor")
+    return type(tensor) not in _PLAIN and hasattr(tensor, "full_tensor")
 
 
 def local(tensor: Tensor) -> Tensor:
     """Give what this process holds of a tensor.
 
     Returns:
-        A plain detached tensor that shares its memory.
+        A plain detached tensor that shares its memory; the tensor itself if it is one.
     """
+    if type(tensor) is Tensor and not tensor.requires_grad:
+        return tensor
     held: Any = tensor.detach()
     part: Tensor = held.to_local() if is_sharded(tensor) else held
     return part
@@ -106,13 +110,16 @@ def sharded_like(part: Tensor, parameter: Any, shape: torch.Size | None = None) 
     )
 
 
-def version(parameter: Any) -> int:
-    """Count the writes to a parameter that torch has seen.
+def versions(parameters: Sequence[Any]) -> tuple[int, ...]:
+    """Count the writes to parameters that torch has seen; all of them are sharded, or none.
 
     Returns:
-        A number that grows with each of them.
+        Numbers that grow with each write.
     """
-    return int(parameter._version + (parameter._local_tensor._version if is_sharded(parameter) else 0))
+    counts = tuple([p._version for p in parameters])
+    if is_sharded(parameters[0]):
+        return tuple(count + p._local_tensor._version for count, p in zip(counts, parameters, strict=True))
+    return counts
 
 
 def agreed_maximum(number: int, parameters: Sequence[Any]) -> int:
