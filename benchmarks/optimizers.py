@@ -1,10 +1,10 @@
 """Steps of the optimizers for hidden matrices: time, error of the orthogonalization, bytes of state, against peers.
 
-    python benchmarks/optimizers.py [--quick]
+    python benchmarks/optimizers.py [--quick] [--device cuda]
 
-Writes results/optimizers.json. Gradients are given, so a step is the optimizer's work alone. All competitors move
-copies of the same parameters, in turns; ratios are to isometry's Muon. KellerJordan's Muon is transcribed here from its
-formulas, since it is not on the package index.
+Writes results/optimizers.json, or results/optimizers_cuda.json. Gradients are given, so a step is the optimizer's work
+alone. All competitors move copies of the same parameters, in turns; ratios are to isometry's Muon. KellerJordan's Muon
+is transcribed here from its formulas, since it is not on the package index.
 """
 
 from __future__ import annotations
@@ -83,11 +83,12 @@ def makers() -> dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]]
     return made
 
 
-def tensors(shapes: Shapes) -> tuple[list[Tensor], list[Tensor]]:
+def tensors(shapes: Shapes, device: str) -> tuple[list[Tensor], list[Tensor]]:
     """Draw parameters and gradients, which all competitors share."""
     source = torch.Generator().manual_seed(0)
     values = [torch.randn(*shape, generator=source) / math.sqrt(shape[1]) for shape in shapes]
-    return values, [torch.randn(*shape, generator=source) for shape in shapes]
+    gradients = [torch.randn(*shape, generator=source) for shape in shapes]
+    return [value.to(device) for value in values], [gradient.to(device) for gradient in gradients]
 
 
 def parameters(values: list[Tensor], gradients: list[Tensor]) -> list[nn.Parameter]:
@@ -97,9 +98,9 @@ def parameters(values: list[Tensor], gradients: list[Tensor]) -> list[nn.Paramet
     return made
 
 
-def steps(name: str, shapes: Shapes, quick: bool) -> dict[str, Any]:
+def steps(name: str, shapes: Shapes, device: str, quick: bool) -> dict[str, Any]:
     """Time steps, and count what each optimizer keeps."""
-    values, gradients = tensors(shapes)
+    values, gradients = tensors(shapes, device)
     cases: dict[str, Case] = {}
     dropped: dict[str, str] = {}
     optimizers: dict[str, torch.optim.Optimizer] = {}
@@ -114,7 +115,8 @@ def steps(name: str, shapes: Shapes, quick: bool) -> dict[str, Any]:
             continue
         cases[label] = optimizer.step
         optimizers[label] = optimizer
-    rounds = 3 if quick or sum(m * n for m, n in shapes) > 5e7 else (9 if len(shapes) <= 20 else 5)
+    large = device == "cpu" and sum(m * n for m, n in shapes) > 5e7
+    rounds = 3 if quick or large else (9 if len(shapes) <= 20 or device != "cpu" else 5)
     timing = _harness.interleave(cases, rounds=rounds)
     report: dict[str, Any] = timing.report("isometry_muon")
     for label, optimizer in optimizers.items():
@@ -151,7 +153,7 @@ def momenta(quick: bool) -> dict[str, Tensor]:
     }
 
 
-def errors(quick: bool) -> list[dict[str, Any]]:
+def errors(device: str, quick: bool) -> list[dict[str, Any]]:
     """Measure, from a single step of size 1, how far the singular values of the update are from 1."""
     rows = []
     for kind, momentum in momenta(quick).items():
@@ -159,15 +161,15 @@ def errors(quick: bool) -> list[dict[str, Any]]:
         for label, make in makers().items():
             if "muon" not in label or "normuon" in label:
                 continue
-            p = nn.Parameter(torch.zeros_like(momentum))
-            p.grad = momentum.clone()
+            p = nn.Parameter(torch.zeros_like(momentum, device=device))
+            p.grad = momentum.to(device, copy=True)
             try:
                 make([p]).step()
             except Exception as error:  # noqa: BLE001 - a peer that fails is a result
                 found[label] = {"missing": f"{type(error).__name__}: {error}"[:120]}
                 continue
             factor = max(1, p.shape[0] / p.shape[1]) ** 0.5
-            singular = torch.linalg.svdvals(p.detach().double()) / (LR * factor)
+            singular = torch.linalg.svdvals(p.detach().cpu().double()) / (LR * factor)
             found[label] = {
                 "rms_error": float(f"{(singular - 1).square().mean().sqrt():.3g}"),
                 "largest_error": float(f"{(singular - 1).abs().max():.3g}"),
@@ -181,11 +183,13 @@ def errors(quick: bool) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few small matrices; writes nothing")
-    quick = parser.parse_args().quick
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="where the parameters are")
+    options = parser.parse_args()
+    quick, device = options.quick, options.device
     body = {
         "what": "steps of optimizers on hidden matrices, gradients given, float32 parameters",
-        "steps": [steps(name, shapes, quick) for name, shapes in (QUICK if quick else SIZES).items()],
-        "errors": errors(quick),
+        "steps": [steps(name, shapes, device, quick) for name, shapes in (QUICK if quick else SIZES).items()],
+        "errors": errors(device, quick),
     }
     for row in body["steps"]:
         print(f"{row['size']} ({row['parameters']:,} parameters)")
@@ -200,7 +204,7 @@ def main() -> None:
         for label, found in row["competitors"].items():
             print(f"  {label}: {found}")
     if not quick:
-        print("wrote", _harness.write("optimizers", body))
+        print("wrote", _harness.write("optimizers" if device == "cpu" else f"optimizers_{device}", body))
 
 
 if __name__ == "__main__":
