@@ -13,6 +13,8 @@ import torch._dynamo.testing
 from torch import nn
 
 from isometry import manifolds
+from isometry.optim import Muon
+from isometry.optim._gradients import GradientLook
 from tests.optim.problems import CASES, OPTIMIZERS, batch, flat, gen, mixed, train
 
 each = pytest.mark.parametrize("entry", OPTIMIZERS, ids=lambda e: e.name)
@@ -379,3 +381,50 @@ def test_a_compiled_training_step_is_not_compiled_anew(entry):
             frames = counter.frame_count
     assert counter.frame_count == frames
     assert not torch.equal(flat(model), before)
+
+
+class _Late(GradientLook):
+    """A look that is under way, as it is on an accelerator; ``insist`` notes what had been written before it came."""
+
+    watched = ()
+
+    def __init__(self, members):
+        super().__init__(members)
+        self.is_under_way, self._arrival = True, self
+
+    def synchronize(self):
+        assert all(torch.equal(now, before) for now, before in self.watched)
+
+
+@everywhere
+def test_nothing_is_written_before_the_look_at_gradients_has_come(entry, constraint, monkeypatch):
+    plain, late = mixed(constraint), mixed(constraint)
+    train(plain, entry.make(plain.parameters(), entry.lr), 4)
+    monkeypatch.setattr("isometry.optim._base.GradientLook", _Late)
+    optimizer = entry.make(late.parameters(), entry.lr)
+    for _ in range(4):
+        tensors = [p.detach() for p in late.parameters()]
+        tensors += [t for state in optimizer.state.values() for t in state.values()]
+        monkeypatch.setattr(_Late, "watched", [(t, t.clone()) for t in tensors])
+        train(late, optimizer, 1)
+    assert torch.equal(flat(plain), flat(late))
+    monkeypatch.setattr(_Late, "watched", ())
+    late.square.weight.grad[0, 0] = float("nan")
+    before, state = flat(late), copy.deepcopy(optimizer.state_dict()["state"])
+    with pytest.raises(ValueError, match="non-finite"):
+        optimizer.step()
+    assert torch.equal(flat(late), before)
+    after = optimizer.state_dict()["state"]
+    assert all(torch.equal(after[i][k], state[i][k]) for i in state for k in state[i])
+
+
+def test_a_computation_that_fails_on_nan_is_refused_for_the_nan(monkeypatch):
+    def singular(*args, **options):
+        raise RuntimeError("the algorithm failed to converge")
+
+    monkeypatch.setattr("isometry.optim._base.GradientLook", _Late)
+    monkeypatch.setattr("isometry.optim._muon.orthogonalized", singular)
+    p = nn.Parameter(torch.ones(3, 3))
+    p.grad = torch.full((3, 3), float("nan"))
+    with pytest.raises(ValueError, match="holds 9 non-finite values"):
+        Muon([p], 0.1).step()

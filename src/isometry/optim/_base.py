@@ -26,10 +26,10 @@ from torch._compile import _disable_dynamo
 
 from isometry.manifolds._warn import listed, warn_user
 from isometry.optim._batch import Batch
-from isometry.optim._gradients import check_gradients
+from isometry.optim._gradients import GradientLook
 from isometry.optim._intake import check_group, check_parameter, check_source
 from isometry.optim._polar_step import RotationError
-from isometry.optim._rule import MASTER, Member, Rule
+from isometry.optim._rule import MASTER, Member, Rule, State
 from isometry.optim._saved import check_held, check_saved
 from isometry.optim._sharded import is_sharded, local
 
@@ -141,19 +141,24 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         self._check_rates()
         batches = self._current_batches()
-        check_gradients([member for batch in batches for member in batch.members])
+        look = GradientLook([member for batch in batches for member in batch.members])
         shared = self._about_all(batches)
+        ready: dict[int, tuple[Tensor, State]] = {}
+        try:
+            if look.is_under_way:  # the device would have nothing to do while the host waits for it
+                ready = self._computed(next(([b] for b in batches if not b.rule.refuses), []), shared)
+        finally:
+            look.insist()
         # What may be refused is computed as a whole before any of it is written.
-        computed = [(batch, self._compute(batch, shared)) for batch in batches if batch.rule.refuses]
-        for batch, result in computed:
-            batch.commit(*result)
-        computed.clear()
-        for batch in batches:
-            if not batch.rule.refuses:
-                batch.commit(*self._compute(batch, shared))
+        ready |= self._computed([batch for batch in batches if batch.rule.refuses], shared)
+        for batch in sorted(batches, key=lambda b: not b.rule.refuses):
+            batch.commit(*(ready.pop(id(batch), None) or self._compute(batch, shared)))
         return loss
 
-    def _compute(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _computed(self, batches: Sequence[Batch], shared: dict[str, Any]) -> dict[int, tuple[Tensor, State]]:
+        return {id(batch): self._compute(batch, shared) for batch in batches}
+
+    def _compute(self, batch: Batch, shared: dict[str, Any]) -> tuple[Tensor, State]:
         try:
             return batch.compute(self._options(batch.group) | shared)
         except RotationError as error:
