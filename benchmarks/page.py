@@ -31,6 +31,7 @@ def render(results: Path = RESULTS) -> str:
         "orthogonal": orthogonal,
         "manifolds": manifolds,
         "optimizers": optimizers,
+        "optimizers_cuda": optimizers,
         "diagnose": whole,
         "probe": probe,
     }
@@ -44,8 +45,9 @@ def render(results: Path = RESULTS) -> str:
 
 def machine(found: dict[str, Any]) -> str:
     """One line about the machine."""
+    gpu = f"{found['gpu']}; " if found.get("gpu") else ""
     return (
-        f"*{found['processor']}, {found['cores']} cores, torch {found['torch']} on {found['threads']} "
+        f"*{gpu}{found['processor']}, {found['cores']} cores, torch {found['torch']} on {found['threads']} "
         f"thread{'s' if found['threads'] > 1 else ''}; load when started: {found['load_1min_at_start']}.*\n"
     )
 
@@ -221,9 +223,10 @@ def optimizers(body: dict[str, Any]) -> str:
         size = "" if "missing" in found[0] else f"{found[0]['state_bytes'] / 4 / columns[0]['parameters']:.2f}"
         rows.append([name.replace("_", " "), *(_step_cell(name, f, reference) for f in found), size])
     head = ["competitor", *(row["size"] for row in columns), "numbers of state a parameter"]
+    where = f" on {body['machine']['gpu']}" if body["machine"].get("gpu") else ""
     parts = [
-        f"## Optimizers for hidden matrices\n\n{sentence(body)}. Times a step, and in brackets the ratio to isometry's "
-        f"Muon.\n\n{table(head, rows)}"
+        f"## Optimizers for hidden matrices{where}\n\n{sentence(body)}. Times a step, and in brackets the ratio to "
+        f"isometry's Muon.\n\n{table(head, rows)}"
     ]
     wrong = body["errors"]
     cells = [
