@@ -143,7 +143,7 @@ def test_a_mask_of_ones_and_zeros_is_one_of_truths(dtype):
 
 
 def test_an_operation_whose_derivative_has_none():
-    model = nn.Sequential(nn.EmbeddingBag(7, 4), nn.Linear(4, 3))
+    model = nn.Sequential(nn.EmbeddingBag(7, 4, mode="max"), nn.Linear(4, 3))
     x = torch.arange(12).view(4, 3) % 7
     with pytest.raises(ValueError, match=r"neither be differentiated again nor taken in forward mode .* dense=True"):
         measure.fisher(model, x, dense=False).top(1)

@@ -13,6 +13,7 @@ from torch.func import functional_call, jacrev
 from torch.utils.checkpoint import CheckpointFunction, checkpoint
 
 from isometry import measure
+from isometry.tape import Inputs, plain_operations
 
 Y = torch.arange(6) % 3
 QUESTIONS = {
@@ -121,3 +122,80 @@ def test_prelu_in_any_shape(name):
         torch.testing.assert_close(float(products.top(1).eigenvalues[0]), top, rtol=1e-4, atol=0.0)
     by_gram, by_passes = (measure.gradient_confusion(model, x, Y, route=route) for route in ("gram", "passes"))
     assert by_gram.min_cosine == pytest.approx(by_passes.min_cosine, rel=1e-9)
+
+
+BAGS = {
+    "mean": {},
+    "sum": {"mode": "sum"},
+    "padded": {"padding_idx": 2},
+    "short": {"mode": "sum", "include_last_offset": True},
+    "max": {"mode": "max"},
+    "by frequency": {"scale_grad_by_freq": True},
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("options", BAGS.values(), ids=BAGS)
+def test_bags_of_embeddings_hold_what_they_held(options, dtype):
+    torch.manual_seed(0)
+    bags = nn.EmbeddingBag(7, 4, **options).to(dtype)
+    tokens, offsets = torch.tensor([1, 2, 2, 0, 6, 2, 3]), torch.tensor([0, 3, 3, 6])  # one is empty, one all padding
+    if "include_last_offset" in options:
+        tokens = tokens[:6]
+    weights = {"per_sample_weights": normal(7).to(dtype)} if options == BAGS["sum"] else {}
+    tolerance = {"rtol": 2e-2, "atol": 2e-2} if dtype == torch.bfloat16 else {}
+    wanted = bags(tokens, offsets, **weights)
+    gradient = torch.autograd.grad(wanted.square().sum(), bags.weight)[0]
+    with plain_operations():
+        found = bags(tokens, offsets, **weights)
+        torch.testing.assert_close(found, wanted, **tolerance)
+        torch.testing.assert_close(torch.autograd.grad(found.square().sum(), bags.weight)[0], gradient, **tolerance)
+        if "include_last_offset" not in options:
+            square = tokens[:6].view(2, 3)
+            torch.testing.assert_close(bags(square), torch.stack([bags(row[None])[0] for row in square]), **tolerance)
+
+
+class Recommender(nn.Module):
+    """A tower of bags and one of numbers, as in recommendation."""
+
+    def __init__(self, mode):
+        super().__init__()
+        torch.manual_seed(0)
+        self.bags, self.dense, self.out = nn.EmbeddingBag(9, 5, mode=mode), nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, tokens, x):
+        return self.out(torch.tanh(self.bags(tokens) + self.dense(x)))
+
+
+@pytest.mark.parametrize("mode", ["mean", "sum"])
+def test_models_with_bags_are_measured_as_torch_func_has_them(mode):
+    model = Recommender(mode).double()
+    tokens, x = torch.arange(18).view(6, 3) % 9, normal(6, 4).double()
+    parameters = {name: p.detach() for name, p in model.named_parameters()}
+
+    def plain(values):  # by a look-up and a sum, as one would write it by hand
+        rows = values["bags.weight"][tokens].sum(1) / (3 if mode == "mean" else 1)
+        hidden = torch.tanh(rows + x @ values["dense.weight"].T + values["dense.bias"])
+        return hidden @ values["out.weight"].T + values["out.bias"]
+
+    def loss(flat):
+        parts = flat.split([p.numel() for p in parameters.values()])
+        values = {k: part.view_as(p) for (k, p), part in zip(parameters.items(), parts, strict=True)}
+        return nn.functional.cross_entropy(plain(values), Y)
+
+    flat = torch.cat([p.flatten() for p in parameters.values()])
+    hessian = torch.func.hessian(loss)(flat)
+    inputs = Inputs((tokens, x))
+    torch.testing.assert_close(measure.curvature(model, inputs, Y).dense(), hessian, rtol=1e-8, atol=1e-10)
+    jacobians = jacrev(plain)(parameters)
+    rows = torch.cat([j.flatten(2) for j in jacobians.values()], -1)
+    p = torch.softmax(plain(parameters), -1)
+    middle = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
+    fisher = torch.einsum("nai,nab,nbj->ij", rows, middle, rows) / 6
+    wanted = torch.linalg.eigvalsh(fisher)[-1]
+    for dense in (True, False):
+        found = measure.fisher(model, inputs, dense=dense).top(1).eigenvalues[0]
+        torch.testing.assert_close(torch.as_tensor(found, dtype=torch.float64), wanted, rtol=1e-7, atol=0)
+    gradient = measure.gradient_confusion(model, inputs, Y).min_cosine
+    by_passes = measure.gradient_confusion(model, inputs, Y, route="passes").min_cosine
+    assert gradient == pytest.approx(by_passes, rel=1e-6)
