@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from isometry.optim import Muon
-from isometry.optim._muon import look_ahead, muon_update
+from isometry.optim._momentum import look_ahead
+from isometry.optim._muon import muon_update
 
 SHAPES = [(6, 6), (9, 4), (4, 9), (1, 7), (7, 1)]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from isometry.linalg._precision import check_matrix, working_dtype
 from isometry.optim._base import ParameterSource, check_choice, check_number, check_switch
 from isometry.optim._matrix import MatrixOptimizer, MatrixRule
-from isometry.optim._muon import look_ahead
+from isometry.optim._momentum import MomentumRule
 from isometry.optim._rms_cosh import check_gamma, frobenius, over_largest_, rms_cosh_of_unit
 from isometry.optim._rule import Options, State
 from isometry.optim._shards import Shards
@@ -217,19 +217,14 @@ class AuON(MatrixOptimizer):
 
 
 @dataclass(frozen=True)
-class AuONRule(MatrixRule):
+class AuONRule(MomentumRule):
     """AuON's step of the matrices of a parameter; one of unknown axes (a vector, a scalar) is a matrix of one row."""
 
     cached = 1
 
-    def names(self) -> tuple[str, ...]:
-        return ("momentum_buffer",)
-
     def prepare(self, gradient: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
-        used, buffer = look_ahead(
-            gradient, state["momentum_buffer"], momentum=options["momentum"], nesterov=options["nesterov"]
-        )
-        return (used if options["nesterov"] else used.clone()), {"momentum_buffer": buffer}  # move overwrites it
+        used, new = super().prepare(gradient, state, options)
+        return (used if options["nesterov"] else used.clone()), new  # move overwrites it
 
     def update_size(self, shape: Sequence[int], options: Options) -> UpdateSize | None:
         if options["variant"] == "released":

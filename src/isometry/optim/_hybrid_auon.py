@@ -19,7 +19,7 @@ from isometry.linalg._precision import check_matrix, check_size, working_dtype
 from isometry.optim._auon import DELTA, GAMMA, AuONScale, Variant, check_auon_options
 from isometry.optim._base import ParameterSource, check_choice
 from isometry.optim._matrix import MatrixOptimizer, MatrixRule
-from isometry.optim._muon import look_ahead
+from isometry.optim._momentum import MomentumRule
 from isometry.optim._orthogonal_step import ComputeDtype, resolved_dtype
 from isometry.optim._rms_cosh import check_gamma, frobenius, over_largest_, rms_cosh
 from isometry.optim._rule import Options, State
@@ -172,17 +172,8 @@ class HybridAuON(MatrixOptimizer):
 
 
 @dataclass(frozen=True)
-class HybridAuONRule(MatrixRule):
+class HybridAuONRule(MomentumRule):
     """HybridAuON's step of the matrices of a parameter."""
-
-    def names(self) -> tuple[str, ...]:
-        return ("momentum_buffer",)
-
-    def prepare(self, gradient: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
-        used, buffer = look_ahead(
-            gradient, state["momentum_buffer"], momentum=options["momentum"], nesterov=options["nesterov"]
-        )
-        return used, {"momentum_buffer": buffer}
 
     def update_size(self, shape: Sequence[int], options: Options) -> UpdateSize:
         factor = scale_factor(options["scale"], *shape)

@@ -18,29 +18,14 @@ from torch import Tensor
 
 from isometry.optim._base import ParameterSource, check_number, check_switch
 from isometry.optim._matrix import MatrixOptimizer, MatrixRule
+from isometry.optim._momentum import MomentumRule
 from isometry.optim._orthogonal_step import Polar, check_polar, orthogonalized, resolved_dtype
 from isometry.optim._rule import Options, State
 from isometry.optim._update_scale import Scale, check_scale, orthogonalized_size, scale_factor
 from isometry.optim._update_size import UpdateSize
 from isometry.roles import Axes
 
-__all__ = ["Muon", "look_ahead", "muon_update"]
-
-
-def look_ahead(gradient: Tensor, buffer: Tensor, *, momentum: float, nesterov: bool) -> tuple[Tensor, Tensor]:
-    """Average a gradient into the momentum, M <- mu M + (1 - mu) G, and look one step ahead if asked to.
-
-    Args:
-        gradient: The gradient G.
-        buffer: The momentum M; zeros before the first step.
-        momentum: Its decay rate mu.
-        nesterov: Give (1 - mu) G + mu M instead of the new M.
-
-    Returns:
-        The direction, and the new momentum.
-    """
-    mean = torch.lerp(buffer, gradient, 1 - momentum)
-    return (torch.lerp(mean, gradient, 1 - momentum) if nesterov else mean), mean
+__all__ = ["Muon", "muon_update"]
 
 
 def muon_update(
@@ -143,17 +128,8 @@ class Muon(MatrixOptimizer):
 
 
 @dataclass(frozen=True)
-class MuonRule(MatrixRule):
+class MuonRule(MomentumRule):
     """Muon's step of the matrices of a parameter."""
-
-    def names(self) -> tuple[str, ...]:
-        return ("momentum_buffer",)
-
-    def prepare(self, gradient: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
-        used, buffer = look_ahead(
-            gradient, state["momentum_buffer"], momentum=options["momentum"], nesterov=options["nesterov"]
-        )
-        return used, {"momentum_buffer": buffer}
 
     def update_size(self, shape: Sequence[int], options: Options) -> UpdateSize:
         return orthogonalized_size(options["scale"], *shape)

@@ -17,7 +17,7 @@ from torch import Tensor
 from isometry.linalg._precision import working_dtype
 from isometry.optim._base import ParameterSource, check_choice, check_number, check_switch
 from isometry.optim._matrix import MatrixOptimizer, MatrixRule
-from isometry.optim._muon import look_ahead
+from isometry.optim._momentum import MomentumRule
 from isometry.optim._orthogonal_step import Polar, check_polar, orthogonalized, resolved_dtype
 from isometry.optim._rule import Options, State
 from isometry.optim._update_scale import Scale, check_scale, scale_factor
@@ -184,13 +184,10 @@ class NorMuon(MatrixOptimizer):
 
 
 @dataclass(frozen=True)
-class NorMuonRule(MatrixRule):
+class NorMuonRule(MomentumRule):
     """NorMuon's step of the matrices of a parameter."""
 
     small: ClassVar[tuple[str, ...]] = ("row_squares",)
-
-    def names(self) -> tuple[str, ...]:
-        return ("momentum_buffer", "row_squares")
 
     def begin_small(self, value: Tensor, members: int) -> State:
         count, out, _ = self.shape
@@ -201,12 +198,6 @@ class NorMuonRule(MatrixRule):
             return UpdateSize(None, None, RMS, "always")
         factor = scale_factor(options["scale"] or "original", *shape)
         return UpdateSize(factor, None, factor / max(shape) ** 0.5, "momentum of full rank")
-
-    def prepare(self, gradient: Tensor, state: State, options: Options) -> tuple[Tensor, State]:
-        used, buffer = look_ahead(
-            gradient, state["momentum_buffer"], momentum=options["momentum"], nesterov=options["nesterov"]
-        )
-        return used, {"momentum_buffer": buffer}
 
     def move(self, matrices: Tensor, small: State, options: Options) -> tuple[Tensor, State]:
         update = orthogonalized(matrices, polar=options["polar"], compute_dtype=resolved_dtype(options, matrices))
