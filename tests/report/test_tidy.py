@@ -14,6 +14,7 @@ import torch
 from isometry import report
 from isometry.report import tidy
 from isometry.report._tidy import tidy_phase
+from isometry.report._wording import number
 from tests.report import samples
 
 
@@ -48,6 +49,13 @@ def test_numbers_become_finite_and_short():
     content = tidy({"fisher": {"eigenvalues": [math.pi, math.nan, math.inf, 1e-30 / 3], "lambda_max": -math.inf}})
     assert content["fisher"]["eigenvalues"] == [3.1416, None, None, 3.3333e-31]
     assert content["fisher"]["lambda_max"] is None
+
+
+def test_single_numbers_are_rounded_once():
+    value = 8.465044059189169e-24  # to five digits first, it would end in 46
+    content = tidy({"jacobian": {"s_max": value}, "findings": [{"value": value, "severity": "info"}]})
+    assert content["jacobian"]["s_max"] == value
+    assert number(content["findings"][0]["value"]) == f"{value:.3g}" == "8.47e-24"
 
 
 def test_arrays_and_tensors_are_taken():

@@ -147,7 +147,7 @@ def raw_html(name: str, note: str = "") -> str:
         '<section id="data" class="raw needs-js" aria-labelledby="h-data"><h2 id="h-data">Data</h2>'
         '<div class="card"><div class="actions">'
         f'<button type="button" id="download" data-name="{name}">Download as JSON</button>'
-        f'<span class="muted">Numbers to {DIGITS} significant digits.{note}</span></div>'
+        f'<span class="muted">Series to {DIGITS} significant digits.{note}</span></div>'
         '<details class="more" id="raw"><summary>Show it here</summary><pre tabindex="0"></pre></details>'
         "</div></section>"
     )

@@ -15,7 +15,7 @@ from isometry.report._content import Content
 __all__ = ["DIGITS", "SCHEMA", "tidy", "tidy_phase"]
 
 SCHEMA = 1
-DIGITS = 5  # significant; what a plot of a few hundred pixels can show, and a quarter of the bytes
+DIGITS = 5  # significant, of series: what a plot of a few hundred pixels can show, and a quarter of the bytes
 
 _LIST = "list"
 
@@ -149,7 +149,9 @@ def _filled(section: Any, kind: type, where: str) -> dict[str, Any]:
 
 
 def plain_data(value: Any, where: str) -> Any:
-    """Turn into JSON data: arrays to lists, non-finite numbers to ``None``, floats to few digits.
+    """Turn into JSON data: arrays to lists, non-finite numbers to ``None``, floats in lists to few digits.
+
+    Single numbers keep theirs: they are printed with three, and what is rounded twice may come out one off.
 
     Returns:
         The plain value.
@@ -160,11 +162,15 @@ def plain_data(value: Any, where: str) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+        return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
         return {str(key): plain_data(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain_data(item, where) for item in value]
+        return [_short(plain_data(item, where)) for item in value]
     if hasattr(value, "tolist"):  # tensors, arrays and their scalars
         return plain_data(value.tolist(), where)
     raise TypeError(f"{where} holds a {type(value).__name__}, which JSON cannot; pass numbers, strings and lists.")
+
+
+def _short(item: Any) -> Any:
+    return float(f"{item:.{DIGITS}g}") if isinstance(item, float) else item
