@@ -155,6 +155,24 @@ def test_bags_of_embeddings_hold_what_they_held(options, dtype):
             torch.testing.assert_close(bags(square), torch.stack([bags(row[None])[0] for row in square]), **tolerance)
 
 
+def test_bags_leave_out_what_comes_after_the_last_offset():
+    bags = nn.EmbeddingBag(7, 4, mode="sum", include_last_offset=True)
+    offsets = torch.tensor([0, 2, 4])
+    with plain_operations():
+        found, wanted = (bags(torch.arange(n), offsets) for n in (6, 4))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(found, bags(torch.arange(6), offsets))
+
+
+def test_bags_of_many_are_summed_in_more_than_half_precision():
+    bags = nn.EmbeddingBag(500, 3).to(torch.bfloat16)
+    bags.weight.data.abs_()  # as a running sum grows, entries fall below its rounding
+    with plain_operations():
+        found = bags(torch.arange(500)[None])
+    exact = bags.weight.detach().double().mean(0, keepdim=True)
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=0)
+
+
 class Recommender(nn.Module):
     """A tower of bags and one of numbers, as in recommendation."""
 
